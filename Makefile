@@ -1,0 +1,67 @@
+# One line per thing a person does here. All of it runs in .venv, which `make setup` creates.
+
+# python3.11 is what CI and constraints.txt use; any newer one works too.
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
+    if $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+    then echo $$name; break; fi; done)
+QUESTION ?= What is 12 + 30?
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help setup run test test-slow test-gpu check format bench wheel clean
+
+help:
+	@echo 'make setup      create .venv with everything pinned, and build the C++ library'
+	@echo 'make run        ask the model that comes with the package a question'
+	@echo 'make test       the unit tests; test-slow and test-gpu run the others'
+	@echo 'make check      format, lint, types, layers, doctests, spelling'
+	@echo 'make format     format and fix what can be fixed'
+	@echo 'make bench      measure speed and memory'
+	@echo 'make wheel      build dist/mixtral-*.whl'
+	@echo 'make clean      remove what was built; .venv stays'
+
+setup: $(INSTALLED)
+
+# Again only when the packages, the build or the C++ sources change.
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/mixtral/kernels/cpu/csrc/*)
+	@test -n "$(PYTHON)" || { echo 'No Python >= 3.11 with venv was found: install one' \
+	    '(Debian: apt install python3 python3-venv) or name it: make setup PYTHON=...' >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo 'Creating .venv with $(PYTHON)'; $(PYTHON) -m venv .venv; }
+	@echo 'Installing into .venv; the first time this takes a few minutes'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
+	@touch $@
+
+run: setup
+	$(BIN)/mixtral generate --model nano "$(QUESTION)"
+	@echo 'Go on with: $(BIN)/mixtral chat --model nano'
+
+test: setup
+	$(BIN)/pytest -m 'not gpu and not slow and not network'
+
+test-slow: setup
+	$(BIN)/pytest -m 'slow and not gpu and not network'
+
+test-gpu: setup
+	$(BIN)/pytest -m 'gpu and not network'
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest --doctest-modules src
+	$(BIN)/codespell
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup
+	.venv/bin/python benchmarks/run.py
+
+wheel: setup
+	$(BIN)/python -m build --outdir dist
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks recipes -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,178 @@
+"""``mixtral generate``: one prompt, one answer (or ``--n`` of them)."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixtral.cli.console import note, print_json, spinner, write_text
+from mixtral.cli.options import (
+    ModelOptions,
+    SamplingOptions,
+    grouped_options,
+    sampling_option,
+    with_max_tokens,
+)
+from mixtral.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from mixtral.engine import SamplingParams
+    from mixtral.llm import LLM
+    from mixtral.outputs import Completion, CompletionChunk
+    from mixtral.tokenizer import Tokenizer
+
+app = typer.Typer(add_completion=False)
+
+_EXAMPLES = """Examples:
+  mixtral generate "What is a mixture of experts?"
+  cat letter.txt | mixtral generate --system "Sum up in one sentence." --json
+  mixtral generate --raw --max-tokens 40 "Once upon a time" """
+
+
+@app.command(epilog=_EXAMPLES)
+@grouped_options
+def generate(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; without it, or with -, standard input.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="Instructions that go before the prompt.")
+    ] = None,
+    safe_prompt: Annotated[
+        bool, typer.Option("--safe-prompt", help="Put Mistral's guard-rail text first.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+    ] = False,
+    n: Annotated[int, sampling_option("n")] = 1,
+    logprobs: Annotated[int | None, sampling_option("logprobs")] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Print the text as it comes.",
+            show_default="where output is a terminal",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object: text, token_ids, usage, ..."),
+    ] = False,
+) -> None:
+    """Answer one prompt, or continue a text."""
+    _check_output(n=n, stream=stream, as_json=as_json, logprobs=logprobs)
+    if raw and (system is not None or safe_prompt):
+        raise InvalidRequest(
+            "--raw sends the text alone; leave out --system and --safe-prompt, or leave out --raw."
+        )
+    params = sampling.params(n=n, logprobs=logprobs)
+    text = _read_prompt(prompt, raw=raw)
+    llm = model.load(max_num_seqs=n)
+    if raw:
+        token_ids = llm.tokenizer.encode(text)
+    else:
+        messages = [{"role": "user", "content": text}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        token_ids = llm.encode_chat(messages, safe_prompt=safe_prompt)
+    params = with_max_tokens(params, room=llm.max_model_len - len(token_ids))
+    if stream is None:
+        stream = sys.stdout.isatty() and n == 1 and not as_json
+    if stream:
+        _stream(llm, token_ids, params)
+        return
+    with spinner("generating"):
+        completions = llm.generate([token_ids], params)
+    if as_json:
+        print_json(_as_json(completions, llm.tokenizer))
+    else:
+        _print_texts(completions)
+
+
+def _check_output(*, n: int, stream: bool | None, as_json: bool, logprobs: int | None) -> None:
+    if stream and n > 1:
+        raise InvalidRequest(f"n is {n}; a stream is one answer: use --no-stream, or --n 1.")
+    if stream and as_json:
+        raise InvalidRequest("--stream and --json exclude each other; JSON is one whole object.")
+    if logprobs is not None and not as_json:
+        raise InvalidRequest(f"logprobs is {logprobs}; they are printed with --json only.")
+
+
+def _read_prompt(prompt: str | None, *, raw: bool) -> str:
+    if prompt is not None and prompt != "-":
+        text = prompt
+    elif sys.stdin.isatty():
+        raise InvalidRequest("there is no prompt; give it as an argument or on standard input.")
+    else:
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"standard input is not UTF-8 text: byte 0x{error.object[error.start]:02x} "
+                f"at position {error.start}."
+            ) from error
+        if not raw:
+            # echo and here-documents end with a line break that nobody means.
+            text = text.removesuffix("\n").removesuffix("\r")
+    if not raw and not text.strip():
+        raise InvalidRequest("the prompt is empty; give some text.")
+    return text
+
+
+def _stream(llm: "LLM", token_ids: list[int], params: "SamplingParams") -> None:
+    last: CompletionChunk | None = None
+    try:
+        for chunk in llm.stream(token_ids, params):
+            write_text(chunk.text)
+            last = chunk
+    finally:
+        # After Ctrl-C, too: what was printed stays, and the shell's prompt gets its own line.
+        write_text("\n")
+    if last is not None:
+        _note_length(last, params)
+
+
+def _note_length(last: "CompletionChunk | Completion", params: "SamplingParams") -> None:
+    if last.finish_reason == "length" and sys.stderr.isatty():
+        why = "--max-tokens sets the limit" if params.max_tokens else "the context is full"
+        note(f"[stopped after {last.usage.completion_tokens} tokens; {why}]")
+
+
+def _print_texts(completions: "list[Completion]") -> None:
+    if len(completions) == 1:
+        write_text(completions[0].text + "\n")
+        return
+    for number, completion in enumerate(completions, start=1):
+        write_text(f"--- {number} of {len(completions)} ---\n{completion.text}\n")
+
+
+def _as_json(completions: "list[Completion]", tokenizer: "Tokenizer") -> dict[str, Any]:
+    objects = [_completion_object(completion, tokenizer) for completion in completions]
+    return objects[0] if len(objects) == 1 else objects[0] | {"completions": objects}
+
+
+def _completion_object(completion: "Completion", tokenizer: "Tokenizer") -> dict[str, Any]:
+    usage = asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}
+    result: dict[str, Any] = {
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "usage": usage,
+    }
+    if completion.logprobs is not None:
+        result["logprobs"] = [
+            {
+                "token_id": choice.token_id,
+                "token": choice.token,
+                "logprob": choice.logprob,
+                "top_logprobs": [
+                    {"token_id": i, "token": tokenizer.decode_token(i), "logprob": logprob}
+                    for i, logprob in choice.top_logprobs.items()
+                ],
+            }
+            for choice in completion.logprobs
+        ]
+    return result

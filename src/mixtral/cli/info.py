@@ -1,0 +1,240 @@
+"""``mixtral info``: how large a model is, and whether this machine can hold it.
+
+Everything follows from the config by arithmetic, so neither weights nor torch are touched; of a
+hub id only the config is downloaded.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mixtral.cli.console import format_bytes, format_count, print_json, stdout_console
+from mixtral.cli.options import LayersOption
+from mixtral.config import DType, ModelConfig
+from mixtral.errors import CheckpointError, TokenizerError
+from mixtral.machine import available_memory_bytes
+from mixtral.model_source import ModelSource, find_model, is_hub_id, read_config
+from mixtral.tokenizer import load_tokenizer
+
+app = typer.Typer(add_completion=False)
+
+_DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+_CONFIG_FILES = ("config.json", "params.json")
+_WEIGHT_FILES = (
+    ("Hugging Face", re.compile(r"model(-\d+-of-\d+)?\.safetensors")),
+    ("Mistral consolidated", re.compile(r"consolidated([.-].+)?\.(safetensors|pth|pt)")),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Whether a model fits into memory in one dtype."""
+
+    weight_bytes: int
+    """Bytes of the weights."""
+    kv_bytes: int
+    """Bytes of the KV cache of one full context."""
+    available_bytes: int
+    """Bytes that are free."""
+    max_context: int
+    """Tokens of context that fit beside the weights; 0 where not even the weights fit."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights and one full context fit."""
+        return self.weight_bytes + self.kv_bytes <= self.available_bytes
+
+    @property
+    def reason(self) -> str:
+        """The numbers behind it."""
+        needs = f"needs {format_bytes(self.weight_bytes)} + {format_bytes(self.kv_bytes)}"
+        numbers = f"{needs} for a full context, {format_bytes(self.available_bytes)} are free"
+        if self.fits or not self.max_context:
+            return numbers
+        return f"{numbers}; room for a context of {self.max_context:,} tokens"
+
+
+@app.command(epilog="Examples:\n  mixtral info 8x22b\n  mixtral info random:8x7b --layers 2 --json")
+def info(
+    model: Annotated[
+        str,
+        typer.Argument(help="8x7b, 8x22b, 7b, nano, random:PRESET, a folder, or a hub id."),
+    ],
+    layers: LayersOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the size of a model, and whether it fits into this machine."""
+    if is_hub_id(model):
+        source = ModelSource(name=model, config=_hub_config(model), folder=None)
+    else:
+        source = find_model(model, layers=layers, allow_preset=True)
+    available = available_memory_bytes()
+    fits = {dtype: _fit(source.config, dtype, available) for dtype in _DTYPES}
+    files = None if source.folder is None else _weight_files(source.folder)
+    tokenizer = None if source.folder is None else _tokenizer(source.folder, source.config)
+    if as_json:
+        print_json(_as_json(source, fits, available, files, tokenizer))
+    else:
+        _print_table(source, fits, files, tokenizer)
+
+
+def _fit(config: ModelConfig, dtype: DType, available: int) -> Fit:
+    weights, per_token = config.weight_bytes(dtype), config.kv_bytes_per_token(dtype)
+    return Fit(
+        weight_bytes=weights,
+        kv_bytes=per_token * config.max_position_embeddings,
+        available_bytes=available,
+        max_context=min(config.max_position_embeddings, max(0, available - weights) // per_token),
+    )
+
+
+def _as_json(
+    source: ModelSource,
+    fits: dict[DType, Fit],
+    available: int,
+    files: dict[str, Any] | None,
+    tokenizer: dict[str, str] | None,
+) -> dict[str, Any]:
+    config = source.config
+    return {
+        "model": source.name,
+        "num_parameters": config.num_parameters,
+        "num_active_parameters": config.num_active_parameters,
+        "max_position_embeddings": config.max_position_embeddings,
+        "kv_bytes_per_token": config.kv_bytes_per_token(config.dtype),
+        "kv_bytes_full_context": fits[config.dtype].kv_bytes,
+        "bytes": {dtype: fit.weight_bytes for dtype, fit in fits.items()},
+        "fits": {dtype: fit.fits for dtype, fit in fits.items()},
+        "max_context_that_fits": {dtype: fit.max_context for dtype, fit in fits.items()},
+        "available_memory_bytes": available,
+        "files": files,
+        "tokenizer": tokenizer,
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _print_table(
+    source: ModelSource,
+    fits: dict[DType, Fit],
+    files: dict[str, Any] | None,
+    tokenizer: dict[str, str] | None,
+) -> None:
+    console = stdout_console()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(source.config):
+        table.add_row(name, value)
+    if files is not None:
+        size = format_bytes(files["bytes"])
+        table.add_row("files", f"{files['layout']}, {files['count']} of weights, {size}")
+    if tokenizer is not None:
+        table.add_row("tokenizer", escape(_describe(tokenizer)))
+    console.print(f"[bold]{escape(source.name)}[/]")
+    console.print(table)
+    memory = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    memory.add_column("format", style="bold", no_wrap=True)
+    memory.add_column("weights", justify="right", no_wrap=True)
+    memory.add_column("fits here", no_wrap=True)
+    memory.add_column("because", ratio=1)
+    for dtype, fit in fits.items():
+        answer = "[green]yes[/]" if fit.fits else "[red]no[/]"
+        memory.add_row(dtype, format_bytes(fit.weight_bytes), answer, fit.reason)
+    console.print()
+    console.print(memory)
+
+
+def _rows(config: ModelConfig) -> list[tuple[str, str]]:
+    total, active = config.num_parameters, config.num_active_parameters
+    experts = f"{config.num_local_experts} per layer, {config.num_experts_per_tok} at work"
+    per_token = config.kv_bytes_per_token(config.dtype)
+    full = per_token * config.max_position_embeddings
+    window = config.sliding_window
+    return [
+        ("parameters", f"{format_count(total)} ({total:,})"),
+        ("at work per token", f"{format_count(active)} ({active:,})"),
+        ("layers", str(config.num_hidden_layers)),
+        ("hidden size", f"{config.hidden_size:,}"),
+        ("expert size" if not config.is_dense else "feed-forward", f"{config.intermediate_size:,}"),
+        ("experts", "none (dense)" if config.is_dense else experts),
+        (
+            "attention heads",
+            f"{config.num_attention_heads} of {config.head_dim}, "
+            f"{config.num_key_value_heads} for keys and values",
+        ),
+        (
+            "context",
+            f"{config.max_position_embeddings:,} tokens"
+            + (f", each sees {window:,}" if window else ""),
+        ),
+        ("vocabulary", f"{config.vocab_size:,}" + (", tied" if config.tie_word_embeddings else "")),
+        ("rope theta", f"{config.rope_theta:,.0f}"),
+        (
+            "KV cache",
+            f"{format_bytes(per_token)} per token, {format_bytes(full)} for a full context "
+            f"({config.dtype})",
+        ),
+    ]
+
+
+def _weight_files(folder: Path) -> dict[str, Any] | None:
+    """Tell the layout by the names of the files; what is in them is for loading to check."""
+    for layout, pattern in _WEIGHT_FILES:
+        found = sorted(file for file in folder.iterdir() if pattern.fullmatch(file.name))
+        if found:
+            size = sum(file.stat().st_size for file in found)
+            return {"layout": layout, "count": len(found), "bytes": size}
+    return None
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> dict[str, str]:
+    try:
+        tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size)
+    except TokenizerError as error:
+        return {"error": str(error)}
+    return {"version": tokenizer.version, "source": tokenizer.source}
+
+
+def _describe(tokenizer: dict[str, str]) -> str:
+    if "error" in tokenizer:
+        return f"none: {tokenizer['error']}"
+    return f"{tokenizer['version']}, {tokenizer['source']}"
+
+
+def _hub_config(name: str) -> ModelConfig:
+    """Return the config of a hub id, from the cache or by a download of that one file.
+
+    Raises:
+        CheckpointError: There is no such repository or no config in it, or it cannot be reached.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repo, _, revision = name.partition("@")
+    # The HTTP library's own base class, whichever this version of huggingface_hub is built on.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    try:
+        for file in _CONFIG_FILES:
+            path = try_to_load_from_cache(repo, file, revision=revision or None)
+            if isinstance(path, str):
+                return read_config(Path(path).parent)
+        # Asked before the download, which would try again and again where there is no network.
+        siblings = HfApi().model_info(repo, revision=revision or None).siblings or []
+        names = {sibling.rfilename for sibling in siblings}
+        for file in _CONFIG_FILES:
+            if file in names:
+                path = hf_hub_download(repo, file, revision=revision or None)
+                return read_config(Path(path).parent)
+    except (http_error, HFValidationError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub model that can be read: {first}. "
+            "Check the spelling and the network, or give a local folder."
+        ) from error
+    raise CheckpointError(f"{name} has neither config.json nor params.json; is it a model?")

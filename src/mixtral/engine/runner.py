@@ -1,0 +1,59 @@
+"""Turns the scheduler's choice into one forward pass of the model."""
+
+import torch
+from torch import Tensor
+
+from mixtral.engine.scheduler import ScheduledSequence
+from mixtral.model import KVCache, TokenBatch, Transformer
+
+
+class Runner:
+    """The model with its KV cache.
+
+    Args:
+        model: The model, in evaluation mode.
+        cache: Its KV cache.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
+        self._model = model
+        self._cache = cache
+
+    @torch.inference_mode()
+    def run(self, scheduled: list[ScheduledSequence]) -> Tensor:
+        """Run the scheduled tokens and return next-token logits, [S, V], float32.
+
+        Row i follows the last token that sequence i ran; it is meaningful where that was the
+        sequence's last token.
+        """
+        batch = self._lay_out(scheduled)
+        hidden = self._model(batch, self._cache)
+        last = torch.tensor(batch.starts[1:], device=hidden.device) - 1
+        return self._model.logits(hidden.index_select(0, last))
+
+    def _lay_out(self, scheduled: list[ScheduledSequence]) -> TokenBatch:
+        size = self._cache.block_size
+        input_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        starts = [0]
+        context_lens = []
+        for item in scheduled:
+            sequence = item.sequence
+            begin = sequence.num_computed_tokens
+            end = begin + item.num_new_tokens
+            input_ids += sequence.token_slice(begin, end)
+            positions += range(begin, end)
+            table = sequence.block_table
+            slots += [table[i // size] * size + i % size for i in range(begin, end)]
+            starts.append(len(input_ids))
+            context_lens.append(end)
+        device = self._model.lm_head.weight.device
+        return TokenBatch(
+            input_ids=torch.tensor(input_ids, device=device),
+            positions=torch.tensor(positions, device=device),
+            starts=starts,
+            context_lens=context_lens,
+            block_tables=[item.sequence.block_table for item in scheduled],
+            slot_mapping=torch.tensor(slots, device=device),
+        )

@@ -1,0 +1,407 @@
+"""Text in, text out: a model with its tokenizer and an engine, for use from Python.
+
+    >>> from mixtral import LLM, SamplingParams                          # doctest: +SKIP
+    >>> llm = LLM("nano")                                                # doctest: +SKIP
+    >>> llm.chat([{"role": "user", "content": "Hello"}]).text            # doctest: +SKIP
+
+``LLM`` blocks until the answer is there, or hands it out piece by piece (``stream``,
+``stream_chat``). It is not safe to use one from several threads at once.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixtral.answer import Answer
+from mixtral.config import EngineConfig, ModelConfig
+from mixtral.engine import Engine, SamplingParams
+from mixtral.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    InvalidRequest,
+    TokenizerError,
+    UnsupportedError,
+)
+from mixtral.loading import find_or_download, load_model
+from mixtral.machine import available_memory_bytes
+from mixtral.model import RouterTrace, TokenBatch
+from mixtral.model.router_trace import RouterRecorder
+from mixtral.model_source import ModelSource
+from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
+from mixtral.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int]
+
+# Share of the free memory that the KV cache may take when its size is not given.
+_KV_MEMORY_SHARE = 0.3
+_VERSION_BY_VOCAB_SIZE = {32000: "v1", 32768: "v3"}
+
+
+class LLM:
+    """A Mixtral, ready to answer.
+
+    Args:
+        model: ``nano``, ``random:8x7b``, a local folder, or a hub id.
+        dtype: float32, bfloat16 or float16; None keeps what is stored.
+        quantization: None; low-bit formats are not part of this version.
+        device: cpu, cuda, or auto.
+        max_model_len: Longest context in tokens; None takes the model's own.
+        layers: Number of layers, for random weights only.
+        seed: Seed of random weights.
+        tokenizer: ``v1``, ``v3``, or a tokenizer file; None looks beside the weights.
+        kv_cache_gb: Size of the KV cache in GB; None fits it to the free memory.
+        max_num_seqs: Most answers in one step.
+        max_num_batched_tokens: Most tokens in one step; longer prompts run in chunks.
+
+    Raises:
+        ConfigError: An argument is wrong, or no such model exists.
+        CheckpointError: A file of the model is missing or wrong.
+        TokenizerError: The tokenizer's files are wrong.
+        UnsupportedError: The device is not there, or the model does not fit.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "nano",
+        *,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        device: str = "auto",
+        max_model_len: int | None = None,
+        layers: int | None = None,
+        seed: int = 0,
+        tokenizer: str | Path | None = None,
+        kv_cache_gb: float | None = None,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 2048,
+    ) -> None:
+        if quantization is not None:
+            raise UnsupportedError(
+                f"quantization is {quantization!r}; this version runs float32, bfloat16 and "
+                "float16 weights only. Leave it out."
+            )
+        source = find_or_download(model, layers=layers)
+        self._tokenizer = _find_tokenizer(source, tokenizer)
+        self._model = load_model(source, dtype=dtype, device=device, seed=seed)
+        self.config: ModelConfig = self._model.config
+        self.max_model_len, num_blocks = self._plan_cache(
+            max_model_len, kv_cache_gb, max_num_seqs=max_num_seqs
+        )
+        self._engine = Engine(
+            self._model,
+            EngineConfig(
+                num_blocks=num_blocks,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+            ),
+            max_model_len=self.max_model_len,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model.
+
+        Raises:
+            TokenizerError: The model has none.
+        """
+        if self._tokenizer is None:
+            raise TokenizerError(
+                "this model has no tokenizer; give token ids, or name one with "
+                "tokenizer='v1', 'v3' or a file."
+            )
+        return self._tokenizer
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        safe_prompt: bool = False,
+    ) -> list[int]:
+        """Return the token ids of a conversation in the official template of the tokenizer.
+
+        Args:
+            messages: Role and content of each turn, as in the Mistral and OpenAI APIs.
+            tools: Functions that the model may call.
+            safe_prompt: Whether to put Mistral's guard-rail text first.
+
+        Raises:
+            InvalidRequest: The conversation does not follow the template's rules.
+        """
+        return self.tokenizer.encode_chat(messages, tools=tools, safe_prompt=safe_prompt)
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Return next-token logits after every token, from one forward pass.
+
+        Args:
+            token_ids: T ids; nothing is added to them.
+
+        Returns:
+            [T, V], float32, on the CPU.
+
+        Raises:
+            InvalidRequest: There is no token, or one is not in the vocabulary.
+            ContextLengthExceeded: There are more tokens than the context holds.
+        """
+        return self._model.logits(self._model(self._whole_batch(token_ids))).cpu()
+
+    @torch.inference_mode()
+    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+        """Return which experts each token visits in each layer.
+
+        Args:
+            token_ids: T ids; nothing is added to them.
+
+        Returns:
+            Expert ids and weights [T, L, A] and router logits [T, L, E].
+
+        Raises:
+            InvalidRequest: There is no token, or one is not in the vocabulary.
+            UnsupportedError: The model is dense and has no router.
+        """
+        if self.config.is_dense:
+            raise UnsupportedError("this model is dense; it has no router to report on.")
+        recorder = RouterRecorder()
+        self._model(self._whole_batch(token_ids), recorder=recorder)
+        return recorder.trace()
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        params: SamplingParams | None = None,
+    ) -> list[Completion]:
+        """Continue each prompt; together, the answers are the same as one by one.
+
+        Args:
+            prompts: One text, texts, or lists of token ids. A text gets a <s> before it.
+            params: How to choose tokens and when to stop.
+
+        Returns:
+            ``params.n`` completions per prompt, in the order of the prompts.
+
+        Raises:
+            InvalidRequest: A prompt is empty or has a wrong type.
+            ContextLengthExceeded: A prompt and its answer do not fit into the context.
+        """
+        params = params or SamplingParams()
+        texts_or_ids: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
+        encoded = [self._encode_prompt(prompt) for prompt in texts_or_ids]
+        answers = self._start(encoded, params, continues_prompt=True)
+        for _ in self._run(answers):
+            pass
+        return [answer.completion() for answer in answers]
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Iterator[CompletionChunk]:
+        """Continue one prompt, yielding text as it comes; stopping early frees all memory.
+
+        Raises:
+            InvalidRequest: The prompt is wrong, or ``params.n`` is not 1.
+            ContextLengthExceeded: Prompt and answer do not fit into the context.
+        """
+        params = _single(params or SamplingParams())
+        # Errors of the request come now; the tokens come when the caller asks for them.
+        return self._run(self._start([self._encode_prompt(prompt)], params, continues_prompt=True))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        safe_prompt: bool = False,
+    ) -> ChatCompletion:
+        """Answer the last message of a conversation.
+
+        Args:
+            messages: Role and content of each turn.
+            params: How to choose tokens and when to stop; ``n`` must be 1.
+            tools: Not part of this version.
+            tool_choice: Not part of this version; "auto" or "none".
+            response_format: Not part of this version.
+            safe_prompt: Whether to put Mistral's guard-rail text first.
+
+        Raises:
+            InvalidRequest: The conversation does not follow the template's rules.
+            ContextLengthExceeded: Conversation and answer do not fit into the context.
+            UnsupportedError: Tools or a response format are asked for.
+        """
+        _refuse_tools(tools, tool_choice, response_format)
+        params = _single(params or SamplingParams())
+        answers = self._start([self.encode_chat(messages, safe_prompt=safe_prompt)], params)
+        for _ in self._run(answers):
+            pass
+        return answers[0].chat_completion()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        safe_prompt: bool = False,
+    ) -> Iterator[CompletionChunk]:
+        """As ``chat``, yielding text as it comes; stopping early frees all memory.
+
+        Raises:
+            InvalidRequest: The conversation is wrong, or ``params.n`` is not 1.
+            ContextLengthExceeded: Conversation and answer do not fit into the context.
+        """
+        token_ids = self.encode_chat(messages, safe_prompt=safe_prompt)
+        return self._run(self._start([token_ids], _single(params or SamplingParams())))
+
+    def _start(
+        self,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        *,
+        continues_prompt: bool = False,
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+        try:
+            for prompt in prompts:
+                for index in range(params.n):
+                    seed = None if params.seed is None else params.seed + index
+                    own = params.replace(seed=seed)
+                    sequence_id = self._engine.add(prompt, own)
+                    answer = Answer(
+                        self._tokenizer,
+                        sequence_id,
+                        prompt,
+                        own,
+                        index=index,
+                        continues_prompt=continues_prompt,
+                    )
+                    answers.append(answer)
+        except BaseException:
+            self._abort(answers)
+            raise
+        return answers
+
+    def _run(self, answers: list[Answer]) -> Iterator[CompletionChunk]:
+        by_id = {answer.sequence_id: answer for answer in answers}
+        try:
+            while any(not answer.is_finished for answer in answers):
+                for output in self._engine.step():
+                    answer = by_id.get(output.sequence_id)
+                    if answer is None:
+                        continue
+                    chunk = answer.push(output)
+                    if answer.is_finished and output.finish_reason is None:
+                        self._engine.abort(answer.sequence_id)  # a stop string was found
+                    yield chunk
+        finally:
+            self._abort(answers)
+
+    def _abort(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            if not answer.is_finished:
+                self._engine.abort(answer.sequence_id)
+
+    def _encode_prompt(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Sequence):
+            raise InvalidRequest(
+                f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
+            )
+        return list(prompt)
+
+    def _whole_batch(self, token_ids: Sequence[int]) -> TokenBatch:
+        ids = self._encode_prompt(token_ids)
+        self._engine.check_prompt(ids)
+        if len(ids) > self.max_model_len:
+            raise ContextLengthExceeded(
+                f"there are {len(ids)} tokens; the context of this model is {self.max_model_len}."
+            )
+        return TokenBatch.from_sequences([ids], self._model.lm_head.weight.device)
+
+    def _plan_cache(
+        self, max_model_len: int | None, kv_cache_gb: float | None, *, max_num_seqs: int
+    ) -> tuple[int, int]:
+        """Return the longest context and the number of cache blocks."""
+        config = self.config
+        longest = config.max_position_embeddings
+        if max_model_len is not None and not 1 <= max_model_len <= longest:
+            raise ConfigError(
+                f"max_model_len is {max_model_len}; it must be from 1 to {longest}, "
+                "the context of this model."
+            )
+        wanted = max_model_len or longest
+        weight = self._model.lm_head.weight
+        block_bytes = EngineConfig(num_blocks=1).block_size * config.kv_bytes_per_token(
+            str(weight.dtype).removeprefix("torch.")  # type: ignore[arg-type]
+        )
+        if kv_cache_gb is not None:
+            if not kv_cache_gb > 0:
+                raise ConfigError(f"kv_cache_gb is {kv_cache_gb}; it must be above 0.")
+            num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
+        else:
+            free = available_memory_bytes()
+            if weight.is_cuda:
+                free = torch.cuda.mem_get_info(weight.device)[0]
+            most = max_num_seqs * -(-wanted // 16)
+            num_blocks = min(most, int(free * _KV_MEMORY_SHARE / block_bytes))
+        fits = num_blocks * 16
+        if fits >= wanted:
+            return wanted, num_blocks
+        if max_model_len is not None or num_blocks < 1:
+            raise ConfigError(
+                f"the KV cache has room for {fits} tokens and max_model_len is {wanted}; "
+                "lower max_model_len, or raise kv_cache_gb."
+            )
+        logger.warning("context is %d of %d tokens: the KV cache holds no more", fits, wanted)
+        return fits, num_blocks
+
+
+def _find_tokenizer(source: ModelSource, tokenizer: str | Path | None) -> Tokenizer | None:
+    vocab_size = source.config.vocab_size
+    if tokenizer is not None:
+        return load_tokenizer(tokenizer, vocab_size=vocab_size)
+    version = _VERSION_BY_VOCAB_SIZE.get(vocab_size)
+    if source.folder is None or source.name == "nano":
+        return None if version is None else load_tokenizer(version, vocab_size=vocab_size)
+    try:
+        return load_tokenizer(source.folder, vocab_size=vocab_size)
+    except TokenizerError as error:
+        if any(source.folder.glob("*token*")) or version is None:
+            if any(source.folder.glob("*tokenizer*")):
+                raise
+            logger.warning("%s; only token ids can be used", error)
+            return None
+        logger.warning(
+            "%s has no tokenizer; taking the built-in %s, which has its %d words",
+            source.folder,
+            version,
+            vocab_size,
+        )
+        return load_tokenizer(version, vocab_size=vocab_size)
+
+
+def _single(params: SamplingParams) -> SamplingParams:
+    if params.n != 1:
+        raise InvalidRequest(f"n is {params.n}; a chat or a stream gives one answer: n must be 1.")
+    return params
+
+
+def _refuse_tools(
+    tools: Sequence[Mapping[str, Any]] | None,
+    tool_choice: str | Mapping[str, Any],
+    response_format: Mapping[str, Any] | None,
+) -> None:
+    if tools or tool_choice not in ("auto", "none"):
+        raise UnsupportedError(
+            "tools and tool_choice are not part of this version; encode_chat(messages, tools) "
+            "gives the official token ids for generate()."
+        )
+    if response_format is not None and response_format != {"type": "text"}:
+        raise UnsupportedError(
+            f"response_format is {response_format!r}; this version gives plain text only."
+        )

@@ -1,0 +1,8 @@
+"""The Mixtral model: flat token ids and a block KV cache in, hidden states and logits out."""
+
+from mixtral.model.batch import TokenBatch
+from mixtral.model.kv_cache import KVCache
+from mixtral.model.router_trace import RouterTrace
+from mixtral.model.transformer import Transformer, init_weights
+
+__all__ = ["KVCache", "RouterTrace", "TokenBatch", "Transformer", "init_weights"]

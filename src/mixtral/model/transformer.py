@@ -1,0 +1,183 @@
+"""The whole decoder: embedding, L layers of attention and experts, norm, output head.
+
+Source: Mixtral of Experts, arXiv:2401.04088, section 2; Mistral 7B, arXiv:2310.06825, section 2.
+Module and parameter names are Hugging Face's, so state dicts and adapters carry over.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mixtral.config import ModelConfig
+from mixtral.errors import CheckpointError
+from mixtral.kernels import grouped, reference
+from mixtral.model.attention import Attention
+from mixtral.model.batch import TokenBatch
+from mixtral.model.kv_cache import KVCache
+from mixtral.model.moe import SparseMoe
+from mixtral.model.router_trace import RouterRecorder
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm with a learned weight, arXiv:1910.07467."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normed states, [T, D]."""
+        return grouped.rms_norm(x, self.weight, self.eps)
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then experts, each after a norm and added to its input."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.block_sparse_moe = SparseMoe(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: TokenBatch,
+        cache: KVCache | None,
+        recorder: RouterRecorder | None,
+    ) -> Tensor:
+        """Return the new states, [T, D]."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, cache)
+        return cast(
+            Tensor,
+            x + self.block_sparse_moe(self.post_attention_layernorm(x), recorder),
+        )
+
+
+class Decoder(nn.Module):
+    """Everything but the output head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Transformer(nn.Module):
+    """A Mixtral, or a dense Mistral 7B where the config has no experts.
+
+    Args:
+        config: Geometry of the model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @classmethod
+    def from_tensors(
+        cls,
+        config: ModelConfig,
+        tensors: Iterable[tuple[str, Tensor]],
+        device: torch.device | str = "cpu",
+    ) -> "Transformer":
+        """Build the model without memory of its own and hang each tensor in as it comes.
+
+        On the CPU a tensor is taken as it is, so a memory map stays a memory map.
+
+        Args:
+            config: Geometry that the tensors must have.
+            tensors: Names of ``state_dict`` and tensors, in any order, each once.
+            device: Where the weights go.
+
+        Raises:
+            CheckpointError: A name is unknown, missing, or has another shape.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        missing = {name for name, _ in model.named_parameters()}
+        for name, tensor in tensors:
+            if name == "lm_head.weight" and config.tie_word_embeddings:
+                continue
+            if name not in missing:
+                raise CheckpointError(f"tensor {name} is not part of this model, or came twice.")
+            missing.remove(name)
+            model._hang(name, tensor.to(device))
+        if missing:
+            example = min(missing)
+            raise CheckpointError(f"{len(missing)} tensors are missing, for one {example}.")
+        if config.tie_word_embeddings:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        return model.requires_grad_(False).eval()
+
+    def _hang(self, name: str, tensor: Tensor) -> None:
+        path, _, leaf = name.rpartition(".")
+        module = self.get_submodule(path)
+        wanted = tuple(getattr(module, leaf).shape)
+        if tuple(tensor.shape) != wanted:
+            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; expected {wanted}.")
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        cache: KVCache | None = None,
+        recorder: RouterRecorder | None = None,
+    ) -> Tensor:
+        """Run the tokens through all layers.
+
+        Args:
+            batch: T tokens of one or more sequences.
+            cache: Past keys and values; the new ones are added. None: the batch is all there is.
+            recorder: Notes what the routers decide.
+
+        Returns:
+            Hidden states after the last norm, [T, D].
+        """
+        config = self.config
+        x = self.model.embed_tokens(batch.input_ids)  # [T, D]
+        rotary = reference.rotary_tables(batch.positions, config.head_dim, config.rope_theta)
+        for layer in self.model.layers:
+            x = layer(x, rotary, batch, cache, recorder)
+        return cast(Tensor, self.model.norm(x))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return next-token logits, [T, V], float32, for hidden states [T, D]."""
+        return cast(Tensor, self.lm_head(hidden)).float()
+
+    def stack_experts(self) -> None:
+        """Lay the experts of each layer together, for one grouped matmul on a GPU."""
+        for layer in self.model.layers:
+            cast(DecoderLayer, layer).block_sparse_moe.stack_experts()
+
+
+def init_weights(model: Transformer, seed: int, std: float = 0.02) -> None:
+    """Fill a model with fresh normal weights, in place; norms are 1.
+
+    Output projections of the two residual branches are scaled down by sqrt(2 L), so that the
+    states do not grow with depth (GPT-2's rule).
+    """
+    generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
+    depth_scale = (2 * model.config.num_hidden_layers) ** -0.5
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            nn.init.ones_(parameter)
+            continue
+        is_output = name.endswith(("o_proj.weight", "w2.weight"))
+        nn.init.normal_(
+            parameter,
+            std=std * (depth_scale if is_output else 1.0),
+            generator=generator,
+        )

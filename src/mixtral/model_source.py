@@ -1,0 +1,97 @@
+"""From what a user calls a model to its geometry and its files; nothing is loaded here.
+
+A model is named in one of four ways: ``nano``, the model in the package; ``random:8x7b``, random
+weights of a preset; a local folder; a hub id such as ``mistralai/Mixtral-8x7B-Instruct-v0.1``.
+This file answers for the first three without torch, so that ``mixtral info`` is quick.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixtral.config import ModelConfig, load_json
+from mixtral.errors import CheckpointError, ConfigError
+from mixtral.presets import PRESETS
+
+NANO_FOLDER = Path(__file__).parent / "models" / "nano"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """Where a model comes from."""
+
+    name: str
+    """What the user typed."""
+    config: ModelConfig
+    """Its geometry."""
+    folder: Path | None
+    """Its files; None for random weights."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are made up."""
+        return self.folder is None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can only be a hub id: ``owner/model``, and no such path here."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and parts[0] not in (".", "..") and not _exists(name)
+
+
+def find_model(name: str, *, layers: int | None = None, allow_preset: bool = False) -> ModelSource:
+    """Find a model by name; a hub id must have been downloaded to a folder first.
+
+    Args:
+        name: ``nano``, ``random:PRESET``, a folder, or a file in it.
+        layers: Number of layers of random weights; None keeps the preset's.
+        allow_preset: Whether a bare preset (``8x7b``) is an answer, for questions of geometry.
+
+    Raises:
+        ConfigError: The name means nothing, or the config is wrong.
+        CheckpointError: The folder has no config.
+    """
+    if name.startswith("random:") or (allow_preset and name in PRESETS and name != "nano"):
+        config = ModelConfig.preset(name.removeprefix("random:"))
+        if layers is not None:
+            config = config.replace(num_hidden_layers=layers)
+        return ModelSource(name=name, config=config, folder=None)
+    if layers is not None:
+        raise ConfigError(
+            f"layers is {layers}, but {name!r} has weights of its own; "
+            "the option goes with random weights, such as random:8x7b."
+        )
+    if name == "nano":
+        return ModelSource(name=name, config=read_config(NANO_FOLDER), folder=NANO_FOLDER)
+    path = Path(name).expanduser()
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise ConfigError(
+            f"model is {name!r}; it must be nano, random:8x7b (or 8x22b, 7b, nano), "
+            "a folder that exists, or a hub id such as mistralai/Mixtral-8x7B-Instruct-v0.1."
+        )
+    return ModelSource(name=name, config=read_config(path), folder=path)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the geometry of a checkpoint folder.
+
+    Raises:
+        CheckpointError: There is neither ``config.json`` nor ``params.json``.
+        ConfigError: The file is wrong.
+    """
+    if (folder / "config.json").is_file():
+        return ModelConfig.from_hf(load_json(folder / "config.json"))
+    if (folder / "params.json").is_file():
+        return ModelConfig.from_params_json(load_json(folder / "params.json"))
+    raise CheckpointError(
+        f"{folder} has neither config.json nor params.json; "
+        "a model folder needs one of them beside its weights."
+    )
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,0 +1,72 @@
+"""AdamW over float32 master weights, for a model that computes in another precision.
+
+The model runs in bfloat16, but a step of a small learning rate is lost in bfloat16's eight bits:
+so the optimizer owns float32 copies, steps those, and writes them back rounded.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixtral.train.recipe import TrainRecipe
+
+
+class MasterAdamW:
+    """AdamW (arXiv:1711.05101) on float32 copies of a model's parameters.
+
+    Args:
+        model: The model; its parameters may have any float dtype.
+        recipe: Betas, decay and clipping.
+    """
+
+    def __init__(self, model: nn.Module, recipe: TrainRecipe) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._params = [p for _, p in named]
+        self._masters = [p.detach().float().clone() for p in self._params]
+        self._grad_clip = recipe.grad_clip
+        decayed = [m for m, (name, p) in zip(self._masters, named, strict=True) if _decays(name, p)]
+        kept = [
+            m for m, (name, p) in zip(self._masters, named, strict=True) if not _decays(name, p)
+        ]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
+        self._adamw = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            betas=(recipe.beta1, recipe.beta2),
+            fused=True,
+        )
+
+    def step(self, learning_rate: float) -> float:
+        """Apply the gradients of the model, clear them, and return their norm before clipping."""
+        for master, param in zip(self._masters, self._params, strict=True):
+            # An expert that no token visited has no gradient; for AdamW that is a zero.
+            master.grad = torch.zeros_like(master) if param.grad is None else param.grad.float()
+            param.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(self._masters, self._grad_clip)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        with torch.no_grad():
+            torch._foreach_copy_(self._params, self._masters)
+        for master in self._masters:
+            master.grad = None
+        return float(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on: master weights and AdamW's moments."""
+        return {"masters": self._masters, "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state and write its weights into the model."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._masters, state["masters"])
+            torch._foreach_copy_(self._params, self._masters)
+        self._adamw.load_state_dict(state["adamw"])
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and "embed_tokens" not in name

@@ -1,0 +1,234 @@
+"""``mixtral bench`` as a user types it, and the scripts of benchmarks/."""
+
+import gc
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mixtral.bench.probes import Prober
+from mixtral.cli.main import app
+from mixtral.config import ModelConfig
+from mixtral.model_source import ModelSource
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Two threads on tiny matrices wait for each other whenever the machine is busy.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"benchmarks/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def bench(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_last_line_of_stdout_is_the_report(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    small = ["--model", "random:nano", "--layers", "1", "--threads", "1", "--repeats", "1"]
+    done = bench("decode", *small, "--new-tokens", "2", "--prompt-tokens", "4", "--json", str(file))
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report == json.loads(file.read_text())
+    assert report["results"][0]["tokens_per_s"]["median"] > 0
+    assert "random:nano, 1 layers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "--model", "random:nano", "--batch", "1,x"], "batch is '1,x'"),
+        (["decode", "--model", "random:nano", "--batch", "0"], "batch is 0"),
+        (["prefill", "--model", "random:nano", "--compare", "vllm"], "compare is 'vllm'"),
+        (["prefill", "--model", "random:nano", "--prompt-tokens", "9999"], "2048"),
+        (["load", "--model", "random:nano"], "has no files"),
+        (["prefill", "--model", "no-such-model"], "no-such-model"),
+        (["prefill", "--repeats", "0"], "repeats"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = bench(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gpu_script_without_cuda_is_one_line_and_status_2() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "CUDA" in done.stderr
+    assert not done.stdout
+
+
+def gpu_run(gpu: ModuleType, time_limit_s: float = 600.0) -> Any:
+    config = ModelConfig.preset("nano").replace(
+        num_hidden_layers=1, vocab_size=256, max_position_embeddings=600
+    )
+    return gpu.Run(
+        source=ModelSource(name="random:tiny", config=config, folder=None),
+        dtype="bfloat16",
+        device=torch.device("cpu"),
+        time_limit_s=time_limit_s,
+        repeats=1,
+    )
+
+
+def test_gpu_script_measures_both_engines_and_frees_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers", minversion="5", reason="the peer is not installed")
+    gpu = load_script("gpu")
+    load_model, models = gpu.load_model, []
+
+    def load_and_watch(*arguments: Any, **options: Any) -> Any:
+        model = load_model(*arguments, **options)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(gpu, "load_model", load_and_watch)
+    run = gpu_run(gpu)
+    prober = Prober(read_bytes=1 << 20, matrix_size=64)
+    subject, answer = gpu.measure_ours(run, prober)
+    gc.collect()
+    assert models[0]() is None
+    gpu.measure_theirs(run, subject, answer, prober)
+    report = gpu._report(run)
+    assert [r["engine"] for r in report["results"]] == ["mixtral"] * 4 + ["transformers"] * 4
+    assert len(report["ratios"]) == 4
+    assert [load["engine"] for load in report["loads"]] == ["mixtral", "transformers"]
+    assert "## GPU" in load_script("report").write_report({"gpu": report})
+
+
+def test_gpu_script_says_what_the_time_did_not_allow() -> None:
+    gpu = load_script("gpu")
+    run = gpu_run(gpu, time_limit_s=0.0)
+    run.begin = time.perf_counter() - 1
+    gpu.measure_ours(run, Prober(read_bytes=1 << 20, matrix_size=64))
+    assert len(run.skipped) == 4
+    assert "the time is up" in run.skipped[0]
+    assert not run.results
+
+
+def test_report_has_its_numbers_from_the_json_and_marks_missed_goals(tmp_path: Path) -> None:
+    report = load_script("report")
+    results = tmp_path / "results"
+    results.mkdir()
+    for name, values in sample_results().items():
+        (results / f"{name}.json").write_text(json.dumps(values))
+    page = tmp_path / "README.md"
+    assert report.main(["--results", str(results), "--output", str(page)]) == 0
+    text = page.read_text()
+    lines = text.splitlines()
+    assert "| prefill of 512 tokens, against transformers | 1.75x | >= 1.5x | met |" in lines
+    assert "| decode, batch 1, against transformers | 1.10x | >= 1.2x | **missed** |" in lines
+    assert "| decode, batch 8, against transformers | not measured | >= 1.5x | - |" in lines
+    assert "| loading: peak memory over checkpoint | 1.05x | <= 1.1x | met |" in lines
+    assert "| `mixtral --help` | 1.50 s | <= 1.0 s | **missed** |" in lines
+    assert "mixtral bench prefill" in text
+    assert "123.0 (100.0..150.0)" in text
+
+
+def test_goals_are_not_judged_on_a_tiny_model() -> None:
+    results = sample_results()
+    for result in results["prefill"]["results"]:
+        result["model"] = "random:nano"
+    page = load_script("report").write_report(results)
+    assert "| prefill of 512 tokens, against transformers | not measured |" in page
+
+
+def test_report_without_results_is_status_2(tmp_path: Path) -> None:
+    assert load_script("report").main(["--results", str(tmp_path)]) == 2
+
+
+def sample_results() -> dict[str, Any]:
+    spread = {"median": 123.0, "min": 100.0, "max": 150.0}
+    head = {
+        "machine": {
+            "cpu": "a processor",
+            "cores": 2,
+            "memory_bytes": 24 << 30,
+            "gpu": None,
+            "os": "Linux",
+            "python": "3.11",
+            "torch": "2.13.0",
+        },
+        "commit": None,
+        "date": "2026-11-21T00:00:00+00:00",
+        "notes": {"repeats": 5},
+    }
+    step = {
+        "work": "prefill",
+        "engine": "mixtral",
+        "model": "random:8x7b",
+        "layers": 2,
+        "format": "bfloat16",
+        "batch": 1,
+        "prompt_tokens": 512,
+        "new_tokens": 1,
+        "threads": 2,
+        "tokens_per_s": spread,
+        "step_ms": spread,
+        "weight_bytes_per_step": 6_000_000_000,
+        "bandwidth_fraction": 0.5,
+        "peak_fraction": None,
+        "peak_rss_bytes": 7_000_000_000,
+        "probes": {"read_gb_per_s": 50.0, "int8_gops": None, "bf16_gflops": 900.0},
+    }
+    load = {
+        "checkpoint_bytes": 6_000_000_000,
+        "page_cache": "warm",
+        "read_s": spread,
+        "construct_s": spread,
+        "first_token_s": spread,
+        "first_token_over_read": spread | {"median": 1.2},
+        "peak_rss_over_checkpoint": 1.05,
+    }
+
+    def ratio(work: str, median: float) -> dict[str, Any]:
+        numbers = spread | {"median": median}
+        return {"work": work, "batch": 1, "prompt_tokens": 512, "tokens_per_s": numbers}
+
+    def run(command: str, **values: Any) -> dict[str, Any]:
+        return head | {"command": command, "results": [], "ratios": []} | values
+
+    return {
+        "prefill": run("mixtral bench prefill", results=[step], ratios=[ratio("prefill", 1.75)]),
+        "decode": run(
+            "mixtral bench decode",
+            results=[step | {"work": "decode"}],
+            ratios=[ratio("decode", 1.1)],
+        ),
+        "load": run("mixtral bench load", results=[step | {"work": "load", "load": load}]),
+        "startup": run(
+            "run.py",
+            startup=[{"command": "mixtral --help", "seconds": spread | {"median": 1.5}}],
+        ),
+    }

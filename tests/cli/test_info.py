@@ -1,0 +1,94 @@
+"""``mixtral info``: numbers to the digit, and whether they fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mixtral.cli import info
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize(
+    ("model", "total", "active", "kv", "context"),
+    [
+        ("8x7b", 46_702_792_704, 12_879_925_248, 131_072, 32_768),
+        ("8x22b", 140_630_071_296, 39_161_468_928, 229_376, 65_536),
+        ("7b", 7_241_732_096, 7_241_732_096, 131_072, 32_768),
+    ],
+)
+def test_numbers_of_the_published_models(
+    run: Run, model: str, total: int, active: int, kv: int, context: int
+) -> None:
+    result = run("info", model, "--json")
+    values = json.loads(result.stdout)
+    assert values["num_parameters"] == total
+    assert values["num_active_parameters"] == active
+    assert values["kv_bytes_per_token"] == kv
+    assert values["max_position_embeddings"] == context
+    assert values["bytes"] == {"float32": 4 * total, "bfloat16": 2 * total, "float16": 2 * total}
+    assert values["fits"].keys() == values["bytes"].keys()
+    assert values["config"]["hidden_size"] == {"8x22b": 6144}.get(model, 4096)
+    assert result.stderr == ""
+
+
+def test_table_says_why_a_model_does_not_fit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "available_memory_bytes", lambda: 22_100_000_000)
+    monkeypatch.setenv("COLUMNS", "120")
+    text = run("info", "8x7b").stdout
+    assert "46.7B (46,702,792,704)" in text
+    assert "8 per layer, 2 at work" in text
+    assert "needs 93.4 GB + 4.3 GB for a full context, 22.1 GB are free" in text
+    assert text.count(" no ") == 3
+
+
+def test_model_fits_when_weights_and_a_full_context_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 2 * 7_241_732_096 + 32_768 * 131_072
+    for available, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(info, "available_memory_bytes", lambda free=available: free)
+        values = json.loads(run("info", "7b", "--json").stdout)
+        assert values["fits"] == {"float32": False, "bfloat16": fits, "float16": fits}
+        assert values["max_context_that_fits"]["bfloat16"] == (32_768 if fits else 32_767)
+
+
+def test_layers_option_changes_the_count(run: Run) -> None:
+    values = json.loads(run("info", "random:8x7b", "--layers", 2, "--json").stdout)
+    assert values["config"]["num_hidden_layers"] == 2
+
+
+def test_folder_shows_files_and_tokenizer(run: Run, tiny: Path) -> None:
+    values = json.loads(run("info", tiny, "--json").stdout)
+    size = (tiny / "model.safetensors").stat().st_size
+    assert values["files"] == {"layout": "Hugging Face", "count": 1, "bytes": size}
+    assert "no tokenizer" in values["tokenizer"]["error"]
+    assert "Hugging Face" in run("info", tiny).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["nope"], "model is 'nope'"),
+        (["random:nope"], "preset is 'nope'"),
+        (["8x7b", "--layers", "0"], "num_hidden_layers is 0"),
+        (["/"], "neither config.json nor params.json"),
+    ],
+)
+def test_wrong_name_is_one_line(run: Run, arguments: list[str], part: str) -> None:
+    result = run("info", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert part in result.stderr
+
+
+def test_hub_id_that_is_not_cached_fails_offline(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    result = run("info", "someone/nothing")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: someone/nothing is neither a folder here")
+    assert result.stderr.count("\n") == 1

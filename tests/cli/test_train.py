@@ -1,0 +1,128 @@
+"""``mixtral train``: a run of three steps, stopped and resumed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixtral.checkpoint import open_checkpoint
+from mixtral.train import Trainer, TrainRecipe
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny: Path) -> Path:
+    tokens = (np.arange(400) % 300 + 3).astype(np.uint16)
+    np.save(tmp_path / "tokens.npy", tokens)
+    np.save(tmp_path / "mask.npy", np.ones(400, np.uint8))
+    return write_recipe(tmp_path / "recipe.toml", init_from=str(tiny))
+
+
+def write_recipe(path: Path, **changes: object) -> Path:
+    values: dict[str, object] = {
+        "output": "run",
+        "train_tokens": "tokens.npy",
+        "valid_tokens": "tokens.npy",
+        "max_steps": 3,
+        "tokens_per_step": 32,
+        "max_seq_len": 16,
+        "eval_every": 2,
+        "eval_steps": 1,
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "dtype": "float32",
+    }
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in (values | changes).items())
+    path.write_text("".join(lines))
+    return path
+
+
+def test_run_writes_model_log_and_picture(run: Run, recipe: Path) -> None:
+    result = run("train", "pretrain", recipe)
+    folder = recipe.parent / "run"
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"wrote {folder / 'model'} and {folder / 'loss.png'}\n"
+    lines = result.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert "held out" in lines[1]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert open_checkpoint(folder / "model").config.num_hidden_layers == 1
+
+
+def test_interrupted_run_goes_on_from_its_checkpoint(
+    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Trainer.run
+
+    def interrupted(self: Trainer) -> Iterator[Any]:
+        steps = whole(self)
+        yield next(steps)
+        yield next(steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    first = run("train", "pretrain", recipe)
+    assert first.exit_code == 130
+    assert "goes on from the checkpoint at step 2" in first.stderr
+    monkeypatch.setattr(Trainer, "run", whole)
+    second = run("train", "pretrain", recipe, "--json")
+    values = json.loads(second.stdout)
+    assert "going on from the checkpoint at step 2 of 3" in second.stderr
+    assert values["steps"] == 3
+    assert values["loss"] > 0
+
+
+def test_sft_needs_a_mask(run: Run, recipe: Path, tiny: Path) -> None:
+    result = run("train", "sft", recipe)
+    assert result.exit_code == 2
+    assert "lacks train_mask" in result.stderr
+    write_recipe(recipe, init_from=str(tiny), train_mask="mask.npy", max_steps=1)
+    assert run("train", "sft", recipe).exit_code == 0
+
+
+def test_missing_matplotlib_is_said_and_the_model_is_kept(
+    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "mixtral.train.plot", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("train", "pretrain", recipe)
+    assert result.exit_code == 0
+    assert "pip install 'mixtral[train]'" in result.stderr
+    assert (recipe.parent / "run" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("output = ", "cannot be read as TOML"),
+        ('bogus = 1\noutput = "x"', "unknown field bogus"),
+        ('output = "x"', "lacks the field train_tokens"),
+    ],
+)
+def test_wrong_recipe_is_one_line(run: Run, tmp_path: Path, text: str, part: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(text)
+    result = run("train", "pretrain", recipe)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert part in result.stderr
+
+
+def test_missing_data_is_one_line(run: Run, recipe: Path, tiny: Path) -> None:
+    write_recipe(recipe, init_from=str(tiny), train_tokens="nope.npy")
+    result = run("train", "pretrain", recipe)
+    assert result.exit_code == 2
+    assert "nope.npy does not exist" in result.stderr
+
+
+def test_help_lists_every_field_of_a_recipe(run: Run) -> None:
+    for command in (["train"], ["train", "pretrain"], ["train", "sft"]):
+        text = run(*command, "--help").stdout
+        for name in TrainRecipe.__dataclass_fields__:
+            assert f"{name} (" in text

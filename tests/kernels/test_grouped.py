@@ -1,0 +1,150 @@
+"""The fast operations against the plain specification."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from mixtral.kernels import grouped, reference
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    scale = expected.float().abs().max()
+    error = (actual.float() - expected.float()).abs().max() / scale
+    assert error <= TOLERANCE[expected.dtype], f"relative error {error}"
+
+
+def random_experts(
+    num_experts: int, hidden: int, ffn: int, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    def make(*shape: int) -> list[torch.Tensor]:
+        return [
+            (torch.randn(*shape, generator=generator) * 0.2).to(dtype) for _ in range(num_experts)
+        ]
+
+    return make(ffn, hidden), make(hidden, ffn), make(ffn, hidden)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "chosen"), [(1, 8, 2), (7, 4, 2), (33, 6, 1), (16, 3, 3)]
+)
+def test_grouped_moe_equals_token_by_token_formula(
+    dtype: torch.dtype, tokens: int, experts: int, chosen: int
+) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, 24, generator=generator).to(dtype)
+    gate = torch.randn(experts, 24, generator=generator).to(dtype)
+    w1, w2, w3 = random_experts(experts, 24, 40, dtype, generator)
+    weights, ids = grouped.route(x.float() @ gate.float().T, chosen)
+    expected = reference.moe(x, gate, w1, w2, w3, chosen)
+    assert_close(grouped.moe(x, weights, ids, w1, w2, w3), expected)
+
+
+def test_grouped_moe_is_right_when_all_tokens_choose_one_pair_of_experts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 16, generator=generator)
+    w1, w2, w3 = random_experts(8, 16, 32, torch.float32, generator)
+    ids = torch.tensor([[5, 2]] * 9)
+    weights = torch.tensor([[0.75, 0.25]] * 9)
+    expected = 0.75 * reference.swiglu(x, w1[5], w2[5], w3[5])
+    expected += 0.25 * reference.swiglu(x, w1[2], w2[2], w3[2])
+    assert_close(grouped.moe(x, weights, ids, w1, w2, w3), expected)
+
+
+def test_experts_nobody_chose_are_never_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 16, generator=generator)
+    w1, w2, w3 = random_experts(3, 16, 32, torch.float32, generator)
+    w1[1] = torch.full_like(w1[1], float("nan"))
+    ids = torch.tensor([[0, 2]] * 4)
+    weights = torch.full((4, 2), 0.5)
+    assert torch.isfinite(grouped.moe(x, weights, ids, w1, w2, w3)).all()
+
+
+@pytest.mark.skipif(not hasattr(functional, "grouped_mm"), reason="torch has no grouped_mm")
+def test_stacked_moe_equals_grouped_moe() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(11, 32, generator=generator).bfloat16()
+    w1, w2, w3 = random_experts(8, 32, 48, torch.bfloat16, generator)
+    weights, ids = grouped.route(torch.randn(11, 8, generator=generator), 2)
+    expected = grouped.moe(x, weights, ids, w1, w2, w3)
+    stacked = grouped.moe_stacked(
+        x, weights, ids, torch.stack(w1), torch.stack(w2), torch.stack(w3)
+    )
+    assert_close(stacked, expected)
+
+
+def test_routing_weights_equal_renormalised_softmax_over_all_experts() -> None:
+    logits = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
+    weights, ids = reference.route(logits, 2)
+    probabilities = logits.softmax(dim=-1).gather(1, ids)
+    torch.testing.assert_close(weights, probabilities / probabilities.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("chosen", [0, 9])
+def test_route_refuses_more_experts_than_there_are(chosen: int) -> None:
+    with pytest.raises(ValueError, match=f"num_experts_per_tok is {chosen}; .* 1 to 8"):
+        reference.route(torch.zeros(1, 8), chosen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("window", [None, 1, 5, 100])
+@pytest.mark.parametrize("lengths", [(1,), (9,), (6, 6, 6), (3, 11, 1)])
+def test_fused_attention_equals_plain_formula(
+    dtype: torch.dtype, groups: int, window: int | None, lengths: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    tokens = sum(lengths)
+    q = torch.randn(tokens, 4, 16, generator=generator).to(dtype)
+    k, v = torch.randn(2, tokens, groups, 16, generator=generator).to(dtype)
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    expected = reference.attention(q, k, v, starts, window)
+    assert_close(grouped.attention(q, k, v, starts, window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("num_new", [1, 3, 12])
+def test_cached_attention_equals_last_rows_of_whole_attention(
+    window: int | None, num_new: int
+) -> None:
+    generator = torch.Generator().manual_seed(num_new)
+    q = torch.randn(12, 4, 16, generator=generator)
+    k, v = torch.randn(2, 12, 2, 16, generator=generator)
+    expected = reference.attention(q, k, v, [0, 12], window)[-num_new:]
+    assert_close(grouped.cached_attention(q[-num_new:], k, v, window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_padded_decode_attention_equals_one_call_per_sequence(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.tensor([9, 2, 6])
+    q = torch.randn(3, 4, 16, generator=generator)
+    k, v = torch.randn(2, 3, 10, 2, 16, generator=generator)
+    out = grouped.padded_decode_attention(q, k, v, lengths, window)
+    for i, length in enumerate(lengths.tolist()):
+        expected = grouped.cached_attention(q[i : i + 1], k[i, :length], v[i, :length], window)
+        assert_close(out[i : i + 1], expected)
+
+
+def test_rotary_keeps_scores_that_depend_on_distance_alone() -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, k = torch.randn(2, 1, 32, generator=generator)
+    scores = []
+    for shift in (0, 7, 1000):
+        positions = torch.tensor([5 + shift, 2 + shift])
+        cos, sin = reference.rotary_tables(positions, 32, 1e6)
+        turned_q = reference.apply_rotary(q[None], cos[:1], sin[:1])
+        turned_k = reference.apply_rotary(k[None], cos[1:], sin[1:])
+        scores.append(float((turned_q * turned_k).sum()))
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-3)
+
+
+def test_rms_norm_gives_unit_mean_square() -> None:
+    x = 50 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    normed = reference.rms_norm(x, torch.ones(64), 1e-6)
+    torch.testing.assert_close(normed.square().mean(-1), torch.ones(4), atol=1e-4, rtol=0)

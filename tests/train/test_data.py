@@ -1,0 +1,78 @@
+"""Token streams: fixed order, document boundaries, and refusal of wrong files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixtral.errors import ConfigError
+from mixtral.train.data import TokenStream
+
+
+def write_tokens(path: Path, tokens: list[int], dtype: type = np.uint16) -> Path:
+    np.save(path, np.array(tokens, dtype=dtype))
+    return path
+
+
+def stream(path: Path, **changes: object) -> TokenStream:
+    settings: dict[str, object] = {"tokens_per_step": 8, "max_seq_len": 5, "vocab_size": 512}
+    return TokenStream(path, **(settings | changes))  # type: ignore[arg-type]
+
+
+def test_documents_begin_sequences_and_long_ones_are_cut(tmp_path: Path) -> None:
+    tokens = [9, 1, 20, 2, 1, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 5, 6]
+    data = stream(write_tokens(tmp_path / "t.npy", tokens))
+    first, second = data.step(0), data.step(1)
+    assert first.batch.input_ids.tolist() == tokens[:8]
+    assert list(first.batch.starts) == [0, 1, 4, 8]
+    assert first.batch.positions.tolist() == [0, 0, 1, 2, 0, 1, 2, 3]
+    assert first.targets.tolist() == [-1, 20, 2, -1, 30, 31, 32, 33]
+    assert list(second.batch.starts) == [0, 5, 8]
+
+
+def test_mask_leaves_out_tokens_that_do_not_count(tmp_path: Path) -> None:
+    tokens = write_tokens(tmp_path / "t.npy", [1, 3, 20, 4, 40, 41, 2, 1, 3, 5])
+    mask = write_tokens(tmp_path / "m.npy", [0, 0, 0, 0, 1, 1, 1, 0, 0, 1], np.uint8)
+    assert stream(tokens, mask_path=mask).step(0).targets.tolist() == [
+        -1,
+        -1,
+        -1,
+        40,
+        41,
+        2,
+        -1,
+        -1,
+    ]
+
+
+def test_steps_past_the_end_begin_anew(tmp_path: Path) -> None:
+    data = stream(write_tokens(tmp_path / "t.npy", list(range(10, 37))))
+    assert data.num_steps == 3
+    assert data.step(3).batch.input_ids.tolist() == data.step(0).batch.input_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "message"),
+    [
+        ([1, 2, 3], np.uint16, "holds 3 tokens"),
+        ([600] * 20, np.uint16, "token 600; the model knows 0 to 511"),
+        ([1] * 20, np.int64, "must be a line of uint16"),
+    ],
+)
+def test_wrong_token_file_is_refused(
+    tmp_path: Path, tokens: list[int], dtype: type, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        stream(write_tokens(tmp_path / "t.npy", tokens, dtype))
+
+
+def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        stream(tmp_path / "none.npy")
+    (tmp_path / "bad.npy").write_bytes(b"not numpy")
+    with pytest.raises(ConfigError, match="not a NumPy array file"):
+        stream(tmp_path / "bad.npy")
+    good = write_tokens(tmp_path / "t.npy", [1] * 20)
+    short = write_tokens(tmp_path / "m.npy", [1] * 19, np.uint8)
+    with pytest.raises(ConfigError, match="equally long"):
+        stream(good, mask_path=short)

@@ -1,0 +1,127 @@
+"""The training loop: it learns, it resumes to identical losses, it refuses what does not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mixtral.checkpoint import open_checkpoint, write_checkpoint
+from mixtral.errors import CheckpointError, ConfigError
+from mixtral.train import StepMetrics, Trainer, TrainRecipe
+from tests.models_for_tests import tiny_model
+
+
+@pytest.fixture
+def recipe_values(tmp_path: Path) -> dict[str, object]:
+    rng = np.random.default_rng(0)
+    tokens = np.tile(rng.integers(3, 500, 60), 60).astype(np.uint16)
+    tokens[::60] = 1
+    np.save(tmp_path / "tokens.npy", tokens)
+    model = tiny_model()
+    write_checkpoint(tmp_path / "start", model.config, model.named_parameters(), layout="hf")
+    return {
+        "output": str(tmp_path / "run"),
+        "train_tokens": str(tmp_path / "tokens.npy"),
+        "valid_tokens": str(tmp_path / "tokens.npy"),
+        "init_from": str(tmp_path / "start"),
+        "max_steps": 8,
+        "tokens_per_step": 120,
+        "max_seq_len": 64,
+        "warmup_steps": 2,
+        "eval_every": 4,
+        "checkpoint_every": 3,
+        "log_every": 1,
+    }
+
+
+def losses(metrics: list[StepMetrics]) -> list[float]:
+    return [m.loss for m in metrics]
+
+
+def test_killed_and_resumed_run_gives_identical_losses(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    whole = losses(list(Trainer(TrainRecipe(**recipe_values)).run()))
+    other = TrainRecipe(**(recipe_values | {"output": str(tmp_path / "other")}))
+    first = []
+    for metrics in Trainer(other).run():
+        first.append(metrics)
+        if metrics.step == 4:  # past the state of step 3, before that of step 6
+            break
+    resumed = Trainer(other)
+    assert resumed.next_step == 3
+    second = list(resumed.run())
+    assert losses(first[:3]) + losses(second) == whole
+    log_steps = [record["step"] for record in resumed.folder.read_log()]
+    assert log_steps == list(range(8))
+
+
+def test_training_lowers_the_loss_and_exports_a_model_that_loads(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    recipe = TrainRecipe(**(recipe_values | {"max_steps": 40, "learning_rate": 0.01}))
+    trainer = Trainer(recipe)
+    metrics = list(trainer.run())
+    assert metrics[-1].loss < 0.7 * metrics[0].loss
+    assert metrics[-1].valid_loss is not None
+    exported = dict(open_checkpoint(tmp_path / "run" / "model").tensors())
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(exported[name], parameter.detach().bfloat16()), name
+
+
+def test_router_and_every_expert_learn(recipe_values: dict[str, object]) -> None:
+    trainer = Trainer(TrainRecipe(**(recipe_values | {"max_steps": 2, "dtype": "float32"})))
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    list(trainer.run())
+    unchanged = [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])]
+    assert unchanged == []
+
+
+def test_folder_of_another_run_is_refused(recipe_values: dict[str, object]) -> None:
+    next(Trainer(TrainRecipe(**(recipe_values | {"checkpoint_every": 1}))).run())
+    changed = TrainRecipe(**(recipe_values | {"checkpoint_every": 1, "learning_rate": 0.5}))
+    with pytest.raises(ConfigError, match="run with other settings"):
+        Trainer(changed)
+
+
+def test_damaged_state_is_named(recipe_values: dict[str, object], tmp_path: Path) -> None:
+    next(Trainer(TrainRecipe(**(recipe_values | {"checkpoint_every": 1}))).run())
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged"):
+        Trainer(TrainRecipe(**(recipe_values | {"checkpoint_every": 1})))
+
+
+def test_recipe_names_unknown_and_wrong_fields(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    base = 'output="o"\ntrain_tokens="a"\nvalid_tokens="b"\n'
+    path.write_text(base + "learning_rat=1\n")
+    with pytest.raises(ConfigError, match="unknown field learning_rat"):
+        TrainRecipe.from_toml(path)
+    path.write_text(base + 'max_steps="many"\n')
+    with pytest.raises(ConfigError, match="max_steps is 'many'; it must be a int"):
+        TrainRecipe.from_toml(path)
+    path.write_text('output="o"\n')
+    with pytest.raises(ConfigError, match="lacks the field train_tokens"):
+        TrainRecipe.from_toml(path)
+    path.write_text(base)
+    assert TrainRecipe.from_toml(path).train_tokens == str(tmp_path / "a")
+
+
+def test_learning_rate_rises_holds_and_falls() -> None:
+    recipe = TrainRecipe(
+        output="o",
+        train_tokens="a",
+        valid_tokens="b",
+        max_steps=100,
+        warmup_steps=10,
+        learning_rate=1.0,
+        min_learning_rate=0.1,
+        decay_fraction=0.5,
+    )
+    rates = [recipe.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:50] == [1.0] * 41
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
