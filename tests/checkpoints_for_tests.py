@@ -107,6 +107,8 @@ def mistral_params(config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "rope_theta": config.rope_theta,
     }
+    if config.sliding_window is not None:
+        values["sliding_window"] = config.sliding_window
     if not config.is_dense:
         values["moe"] = {
             "num_experts_per_tok": config.num_experts_per_tok,

@@ -1,4 +1,4 @@
-"""Configuration: counts to the digit, every published spelling, and refusals that name the field."""
+"""Configuration: counts to the digit, every published spelling, refusals that name the field."""
 
 import json
 from pathlib import Path
@@ -65,11 +65,11 @@ def test_params_json_in_hugging_face_spelling_may_hold_numbers_as_strings() -> N
         "intermediate_size": 14336,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-05,
+        "rms_norm_eps": "1e-05",
         "vocab_size": 32000,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
-        "rope_theta": 1000000.0,
+        "rope_theta": "1000000.0",
         "sliding_window": "4096",
     }
     expected = ModelConfig.preset("8x7b").replace(sliding_window=4096)
@@ -144,7 +144,7 @@ def test_broken_json_files_are_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="preset is '9x9b'.*8x7b, 8x22b, 7b, nano"):
+    with pytest.raises(ConfigError, match=r"preset is '9x9b'.*8x7b, 8x22b, 7b, nano"):
         ModelConfig.preset("9x9b")
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from mixtral.presets import PRESETS
 from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.presets import PRESETS
 
 DType = Literal["float32", "bfloat16", "float16"]
 BYTES_PER_ELEMENT: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -316,6 +316,15 @@ _OPTIONAL_HF = (
     "bos_token_id",
     "router_aux_loss_coef",
 )
+_NUMERIC_HF = (
+    *_POSITIVE_INTS,
+    "num_local_experts",
+    "num_experts_per_tok",
+    "rope_theta",
+    "rms_norm_eps",
+    "sliding_window",
+    "router_aux_loss_coef",
+)
 _MISTRAL_NAMES: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "dim": "hidden_size",
@@ -402,6 +411,17 @@ def _numbers_from_strings(values: Mapping[str, Any]) -> dict[str, Any]:
     # The eight-file release writes some numbers, sliding_window for one, as strings.
     numbers = dict(values)
     for name, value in values.items():
-        if isinstance(value, str) and value.isdigit():
-            numbers[name] = int(value)
+        if isinstance(value, str) and name in _NUMERIC_HF:
+            numbers[name] = _parse_number(name, value)
     return numbers
+
+
+def _parse_number(name: str, text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {text!r}; it must be a number.") from error

@@ -1,9 +1,10 @@
 """Every exception that this package raises on purpose.
 
-A caller who catches ``Error`` catches everything that a user can cause or cure; anything else that
-escapes is a bug of ours. Messages are one line: what is wrong, the value, what is allowed, what to do.
+A caller who catches ``Error`` catches everything that a user can cause or cure; anything else
+that escapes is a bug of ours. A message is one line: what is wrong, the value, what is allowed,
+what to do. The tree:
 
-    Error
+    mixtral.Error
      +-- ConfigError              a field of a configuration is outside its allowed values
      +-- CheckpointError          a file of weights, or the folder around it, is wrong
      +-- TokenizerError           no tokenizer, or one that does not belong to the model
@@ -16,7 +17,7 @@ escapes is a bug of ours. Messages are one line: what is wrong, the value, what 
           +-- OutOfBlocks
           +-- EngineDead
 
-``ConfigError`` and ``RequestError`` are also ``ValueError``, because that is what Python's users catch.
+``ConfigError`` and ``RequestError`` are also ``ValueError``, which is what Python's users catch.
 """
 
 

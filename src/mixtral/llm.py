@@ -9,38 +9,35 @@
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixtral.answer import Answer
+from mixtral.cache_plan import plan_cache
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
 from mixtral.errors import (
-    ConfigError,
     ContextLengthExceeded,
     InvalidRequest,
     TokenizerError,
     UnsupportedError,
 )
+from mixtral.generation import Generation
 from mixtral.loading import find_or_download, load_model
-from mixtral.machine import available_memory_bytes
 from mixtral.model import RouterTrace, TokenBatch
 from mixtral.model.router_trace import RouterRecorder
-from mixtral.model_source import ModelSource
+from mixtral.model_source import NANO_FOLDER, ModelSource
 from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
-from mixtral.tokenizer import Tokenizer, load_tokenizer
+from mixtral.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int]
 
-# Share of the free memory that the KV cache may take when its size is not given.
-_KV_MEMORY_SHARE = 0.3
 _VERSION_BY_VOCAB_SIZE = {32000: "v1", 32768: "v3"}
 
 
@@ -91,17 +88,23 @@ class LLM:
         self._tokenizer = _find_tokenizer(source, tokenizer)
         self._model = load_model(source, dtype=dtype, device=device, seed=seed)
         self.config: ModelConfig = self._model.config
-        self.max_model_len, num_blocks = self._plan_cache(
-            max_model_len, kv_cache_gb, max_num_seqs=max_num_seqs
-        )
-        self._engine = Engine(
+        plan = plan_cache(
             self._model,
-            EngineConfig(
-                num_blocks=num_blocks,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-            ),
-            max_model_len=self.max_model_len,
+            max_model_len=max_model_len,
+            kv_cache_gb=kv_cache_gb,
+            max_num_seqs=max_num_seqs,
+            unread_bytes=0 if source.is_random else self.config.weight_bytes(),
+        )
+        self.max_model_len = plan.max_model_len
+        engine_config = EngineConfig(
+            num_blocks=plan.num_blocks,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+        )
+        self._engine = Engine(self._model, engine_config, max_model_len=plan.max_model_len)
+        found = self._tokenizer
+        self._generation = Generation(
+            self._engine, None if isinstance(found, TokenizerError) else found
         )
 
     @property
@@ -111,11 +114,8 @@ class LLM:
         Raises:
             TokenizerError: The model has none.
         """
-        if self._tokenizer is None:
-            raise TokenizerError(
-                "this model has no tokenizer; give token ids, or name one with "
-                "tokenizer='v1', 'v3' or a file."
-            )
+        if isinstance(self._tokenizer, TokenizerError):
+            raise self._tokenizer
         return self._tokenizer
 
     def encode_chat(
@@ -193,14 +193,13 @@ class LLM:
         params = params or SamplingParams()
         texts_or_ids: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
         encoded = [self._encode_prompt(prompt) for prompt in texts_or_ids]
-        answers = self._start(encoded, params, continues_prompt=True)
-        for _ in self._run(answers):
-            pass
+        answers = self._generation.start(encoded, params, continues_prompt=True)
+        self._generation.finish(answers)
         return [answer.completion() for answer in answers]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None
-    ) -> Iterator[CompletionChunk]:
+    ) -> Generator[CompletionChunk, None, None]:
         """Continue one prompt, yielding text as it comes; stopping early frees all memory.
 
         Raises:
@@ -209,7 +208,9 @@ class LLM:
         """
         params = _single(params or SamplingParams())
         # Errors of the request come now; the tokens come when the caller asks for them.
-        return self._run(self._start([self._encode_prompt(prompt)], params, continues_prompt=True))
+        prompts = [self._encode_prompt(prompt)]
+        answers = self._generation.start(prompts, params, continues_prompt=True)
+        return self._generation.stream(answers[0])
 
     def chat(
         self,
@@ -237,9 +238,9 @@ class LLM:
         """
         _refuse_tools(tools, tool_choice, response_format)
         params = _single(params or SamplingParams())
-        answers = self._start([self.encode_chat(messages, safe_prompt=safe_prompt)], params)
-        for _ in self._run(answers):
-            pass
+        prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
+        answers = self._generation.start(prompts, params)
+        self._generation.finish(answers)
         return answers[0].chat_completion()
 
     def stream_chat(
@@ -247,72 +248,25 @@ class LLM:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         safe_prompt: bool = False,
-    ) -> Iterator[CompletionChunk]:
+    ) -> Generator[CompletionChunk, None, None]:
         """As ``chat``, yielding text as it comes; stopping early frees all memory.
 
         Raises:
             InvalidRequest: The conversation is wrong, or ``params.n`` is not 1.
             ContextLengthExceeded: Conversation and answer do not fit into the context.
         """
-        token_ids = self.encode_chat(messages, safe_prompt=safe_prompt)
-        return self._run(self._start([token_ids], _single(params or SamplingParams())))
-
-    def _start(
-        self,
-        prompts: Sequence[list[int]],
-        params: SamplingParams,
-        *,
-        continues_prompt: bool = False,
-    ) -> list[Answer]:
-        answers: list[Answer] = []
-        try:
-            for prompt in prompts:
-                for index in range(params.n):
-                    seed = None if params.seed is None else params.seed + index
-                    own = params.replace(seed=seed)
-                    sequence_id = self._engine.add(prompt, own)
-                    answer = Answer(
-                        self._tokenizer,
-                        sequence_id,
-                        prompt,
-                        own,
-                        index=index,
-                        continues_prompt=continues_prompt,
-                    )
-                    answers.append(answer)
-        except BaseException:
-            self._abort(answers)
-            raise
-        return answers
-
-    def _run(self, answers: list[Answer]) -> Iterator[CompletionChunk]:
-        by_id = {answer.sequence_id: answer for answer in answers}
-        try:
-            while any(not answer.is_finished for answer in answers):
-                for output in self._engine.step():
-                    answer = by_id.get(output.sequence_id)
-                    if answer is None:
-                        continue
-                    chunk = answer.push(output)
-                    if answer.is_finished and output.finish_reason is None:
-                        self._engine.abort(answer.sequence_id)  # a stop string was found
-                    yield chunk
-        finally:
-            self._abort(answers)
-
-    def _abort(self, answers: list[Answer]) -> None:
-        for answer in answers:
-            if not answer.is_finished:
-                self._engine.abort(answer.sequence_id)
+        prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
+        answers = self._generation.start(prompts, _single(params or SamplingParams()))
+        return self._generation.stream(answers[0])
 
     def _encode_prompt(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Sequence):
-            raise InvalidRequest(
-                f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
-            )
-        return list(prompt)
+        if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)):
+            return list(prompt)
+        raise InvalidRequest(
+            f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
+        )
 
     def _whole_batch(self, token_ids: Sequence[int]) -> TokenBatch:
         ids = self._encode_prompt(token_ids)
@@ -323,66 +277,31 @@ class LLM:
             )
         return TokenBatch.from_sequences([ids], self._model.lm_head.weight.device)
 
-    def _plan_cache(
-        self, max_model_len: int | None, kv_cache_gb: float | None, *, max_num_seqs: int
-    ) -> tuple[int, int]:
-        """Return the longest context and the number of cache blocks."""
-        config = self.config
-        longest = config.max_position_embeddings
-        if max_model_len is not None and not 1 <= max_model_len <= longest:
-            raise ConfigError(
-                f"max_model_len is {max_model_len}; it must be from 1 to {longest}, "
-                "the context of this model."
-            )
-        wanted = max_model_len or longest
-        weight = self._model.lm_head.weight
-        block_bytes = EngineConfig(num_blocks=1).block_size * config.kv_bytes_per_token(
-            str(weight.dtype).removeprefix("torch.")  # type: ignore[arg-type]
-        )
-        if kv_cache_gb is not None:
-            if not kv_cache_gb > 0:
-                raise ConfigError(f"kv_cache_gb is {kv_cache_gb}; it must be above 0.")
-            num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
-        else:
-            free = available_memory_bytes()
-            if weight.is_cuda:
-                free = torch.cuda.mem_get_info(weight.device)[0]
-            most = max_num_seqs * -(-wanted // 16)
-            num_blocks = min(most, int(free * _KV_MEMORY_SHARE / block_bytes))
-        fits = num_blocks * 16
-        if fits >= wanted:
-            return wanted, num_blocks
-        if max_model_len is not None or num_blocks < 1:
-            raise ConfigError(
-                f"the KV cache has room for {fits} tokens and max_model_len is {wanted}; "
-                "lower max_model_len, or raise kv_cache_gb."
-            )
-        logger.warning("context is %d of %d tokens: the KV cache holds no more", fits, wanted)
-        return fits, num_blocks
 
-
-def _find_tokenizer(source: ModelSource, tokenizer: str | Path | None) -> Tokenizer | None:
+def _find_tokenizer(
+    source: ModelSource, tokenizer: str | Path | None
+) -> Tokenizer | TokenizerError:
+    """Return the tokenizer of a model, or why it has none; token ids still work then."""
     vocab_size = source.config.vocab_size
     if tokenizer is not None:
         return load_tokenizer(tokenizer, vocab_size=vocab_size)
     version = _VERSION_BY_VOCAB_SIZE.get(vocab_size)
-    if source.folder is None or source.name == "nano":
-        return None if version is None else load_tokenizer(version, vocab_size=vocab_size)
-    try:
-        return load_tokenizer(source.folder, vocab_size=vocab_size)
-    except TokenizerError as error:
-        if any(source.folder.glob("*token*")) or version is None:
-            if any(source.folder.glob("*tokenizer*")):
-                raise
+    if source.folder is not None and has_tokenizer(source.folder):
+        try:
+            return load_tokenizer(source.folder, vocab_size=vocab_size)
+        except TokenizerError as error:
             logger.warning("%s; only token ids can be used", error)
-            return None
-        logger.warning(
-            "%s has no tokenizer; taking the built-in %s, which has its %d words",
-            source.folder,
-            version,
-            vocab_size,
+            return error
+    if version is None:
+        return TokenizerError(
+            f"{source.name} has no tokenizer and {vocab_size} words, unlike v1 (32000) and "
+            "v3 (32768); give token ids, or name a tokenizer file with tokenizer=..."
         )
-        return load_tokenizer(version, vocab_size=vocab_size)
+    if source.folder not in (None, NANO_FOLDER):
+        logger.warning(
+            "%s has no tokenizer; taking %s for its %d words", source.name, version, vocab_size
+        )
+    return load_tokenizer(version, vocab_size=vocab_size)
 
 
 def _single(params: SamplingParams) -> SamplingParams:

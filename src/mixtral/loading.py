@@ -149,10 +149,8 @@ def refuse_if_too_large(config: ModelConfig, dtype: str, device: torch.device) -
         UnsupportedError: They do not.
     """
     needed = config.num_parameters * BYTES_PER_ELEMENT[dtype]
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = available_memory_bytes()
+    is_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if is_cuda else available_memory_bytes()
     if needed > free:
         raise UnsupportedError(
             f"the weights take {needed / 1e9:.1f} GB in {dtype} and {free / 1e9:.1f} GB of "

@@ -120,7 +120,7 @@ def test_end_token_stops_and_min_tokens_holds_it_back() -> None:
 
 
 def test_prompt_longer_than_context_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ContextLengthExceeded, match="300 tokens.* 256"):
+    with pytest.raises(ContextLengthExceeded, match=r"300 tokens.* 256"):
         make_engine().add([1] * 300, GREEDY)
     with pytest.raises(ContextLengthExceeded, match="250 tokens and max_tokens is 12"):
         make_engine().add([1] * 250, GREEDY)

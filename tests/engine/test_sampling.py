@@ -111,6 +111,7 @@ def test_min_tokens_bans_the_end_token_until_reached() -> None:
         ("repetition_penalty", 0),
         ("logit_bias", {5: 101}),
         ("logit_bias", {-1: 1.0}),
+        ("logit_bias", "5=1"),
         ("ignore_eos", 1),
     ],
 )
@@ -120,7 +121,7 @@ def test_wrong_setting_is_refused_with_its_name(field: str, value: object) -> No
 
 
 def test_min_tokens_above_max_tokens_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="min_tokens is 5.*max_tokens, which is 3"):
+    with pytest.raises(InvalidRequest, match=r"min_tokens is 5.*max_tokens, which is 3"):
         SamplingParams(min_tokens=5, max_tokens=3)
 
 

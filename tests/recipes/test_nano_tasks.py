@@ -12,6 +12,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 sys.path.insert(0, str(RECIPE))
 
 import arithmetic_task  # noqa: E402
+import evaluate  # noqa: E402
 import prepare  # noqa: E402
 import tasks  # noqa: E402
 import words  # noqa: E402
@@ -254,3 +255,26 @@ def test_capitals_agree_with_the_world_factbook() -> None:
         if country not in exempt and not (found.get(country) or "").startswith(capital)
     }
     assert set(wrong) <= {"Brazil", "Colombia", "Ukraine"}, wrong
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "check", "right"),
+    [
+        ("42 ", "42", "exact", True),
+        ("42.", "42", "exact", False),
+        ('{"a": 1, "b": 2}', '{\n "a": 1,\n "b": 2\n}', "json", True),
+        ('{"b": 2, "a": 1}', '{\n "a": 1,\n "b": 2\n}', "json", False),
+        ('{"a": "1"}', '{"a": 1}', "json", False),
+        ('{"a": 1', '{"a": 1}', "json", False),
+        ("I cannot do that.", "I cannot", "prefix", True),
+        ("Sure.", "I cannot", "prefix", False),
+    ],
+)
+def test_answers_are_judged_strictly(answer: str, expected: str, check: str, right: bool) -> None:
+    assert evaluate.is_right(answer, expected, check) == right
+
+
+def test_every_expected_answer_passes_its_own_check() -> None:
+    for case in tasks.heldout_cases(1, 10):
+        maker_answer = str(case["expected"])
+        assert evaluate.is_right(maker_answer, maker_answer, str(case["check"]))

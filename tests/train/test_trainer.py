@@ -1,5 +1,6 @@
 """The training loop: it learns, it resumes to identical losses, it refuses what does not fit."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -124,4 +125,4 @@ def test_learning_rate_rises_holds_and_falls() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:50] == [1.0] * 41
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[50:]))

@@ -20,7 +20,7 @@ CONFIG_FILES = ("config.json", "params.json")
 """What describes a model: Hugging Face's file and Mistral's."""
 
 TOKENIZER_FILES = re.compile(
-    r"tokenizer\.model(\.v\d+(\.\w+)?)?|tokenizer\.json|tokenizer_config\.json|tekken\.json"
+    r"(tokenizer|mistral_instruct_tokenizer_\d+)\.model(\.v\d+(\.\w+)?)?|tokenizer\.json|tokenizer_config\.json|tekken\.json"
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
     r"|generation_config\.json"
 )

@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "chat": "Talk with a model.",
     "convert": "Write a checkpoint in another layout or precision.",
     "train": "Train a model as a recipe says.",
-    "bench": "Measure speed and memory.",
+    "bench": "Measure speed and memory, beside what the machine can do.",
 }
 """Name -> first line of the help. The code of each is in the module of that name."""
 

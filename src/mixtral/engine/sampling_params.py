@@ -80,6 +80,10 @@ class SamplingParams:
         if self.repetition_penalty == 0:
             raise InvalidRequest("repetition_penalty is 0; it must be above 0.")
         object.__setattr__(self, "stop", _checked_stop(self.stop))
+        if not isinstance(self.logit_bias, Mapping):
+            raise InvalidRequest(
+                f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers."
+            )
         for token_id, bias in self.logit_bias.items():
             _check_int("logit_bias token id", token_id, 0)
             _check_number(f"logit_bias of token {token_id}", bias, -100, 100)

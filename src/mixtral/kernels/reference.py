@@ -14,6 +14,7 @@ arXiv:2305.13245; SwiGLU, arXiv:2002.05202; Mixtral, arXiv:2401.04088, section 2
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def attention(
     """
     groups = query.shape[1] // key.shape[1]
     out = torch.empty_like(query)
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in pairwise(starts):
         q = query[begin:end].float()
         k = key[begin:end].float().repeat_interleave(groups, dim=1)
         v = value[begin:end].float().repeat_interleave(groups, dim=1)

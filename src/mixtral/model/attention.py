@@ -1,5 +1,7 @@
 """Grouped-query self-attention with rotary positions, with or without a KV cache."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class Attention(nn.Module):
                 raise ValueError("slot_mapping is None; a pass with a KV cache needs it.")
             cache.write(self.layer, key, value, batch.slot_mapping)
             out = self._attend_cache(query, batch, cache)
-        return self.o_proj(out.flatten(-2))
+        return cast(Tensor, self.o_proj(out.flatten(-2)))
 
     def _attend_cache(self, query: Tensor, batch: TokenBatch, cache: KVCache) -> Tensor:
         window = self.config.sliding_window

@@ -9,8 +9,10 @@ Worked example, P = 4: a sequence of 6 tokens with table [7, 2] has its tokens 0
 28-31 and its tokens 4-5 in the slots 8-9.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +41,9 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
-        shape = (config.num_hidden_layers, 2, num_blocks * block_size)
-        shape += (config.num_key_value_heads, config.head_dim)
-        # Zeros, not garbage: padded reads must be finite even where nothing was written yet.
-        self._storage = torch.zeros(shape, dtype=dtype, device=device)  # [L, 2, N * P, G, K]
+        slots = (config.num_hidden_layers, 2, num_blocks * block_size)
+        shape = (*slots, config.num_key_value_heads, config.head_dim)
+        self._storage = _lazy_zeros(shape, dtype, torch.device(device))  # [L, 2, N * P, G, K]
 
     @property
     def num_bytes(self) -> int:
@@ -81,3 +82,14 @@ class KVCache:
     def _slots(self, blocks: Tensor) -> Tensor:
         offsets = torch.arange(self.block_size, device=blocks.device)
         return (blocks[:, None] * self.block_size + offsets).flatten()
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on the CPU their memory is taken page by page, when it is first written.
+
+    Zeros, not garbage: padded reads must be finite even where nothing was written yet.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)

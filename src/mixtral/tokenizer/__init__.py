@@ -13,8 +13,15 @@ source of every template; this package wraps it, and knows nothing of torch or o
 """
 
 from mixtral.tokenizer.chat import SAFE_PROMPT
-from mixtral.tokenizer.files import load_tokenizer
+from mixtral.tokenizer.files import has_tokenizer, load_tokenizer
 from mixtral.tokenizer.stream import StopChecker, StreamDecoder
 from mixtral.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["SAFE_PROMPT", "StopChecker", "StreamDecoder", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "SAFE_PROMPT",
+    "StopChecker",
+    "StreamDecoder",
+    "Tokenizer",
+    "has_tokenizer",
+    "load_tokenizer",
+]

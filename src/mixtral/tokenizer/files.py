@@ -105,6 +105,11 @@ def built_in_name(version: str) -> str:
     return f"built-in {version} (mistral-common {installed_version('mistral-common')})"
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a file that is meant to be a tokenizer, usable or not."""
+    return any(any(folder.glob(pattern)) for pattern in (*FOLDER_PATTERNS, "tekken.json"))
+
+
 def find_tokenizer_file(path: Path) -> Path:
     """Return the tokenizer file of a folder, or the file itself.
 

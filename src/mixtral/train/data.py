@@ -12,6 +12,7 @@ than ``max_seq_len`` is cut.
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,9 +112,9 @@ class TokenStream:
         return starts
 
 
-def _open_array(path: Path, dtype: type) -> "np.ndarray[tuple[int], np.dtype[np.generic]]":
+def _open_array(path: Path, dtype: type) -> "np.ndarray[tuple[int], np.dtype[Any]]":
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; prepare the data first.") from error
     except (OSError, ValueError) as error:

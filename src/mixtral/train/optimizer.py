@@ -22,7 +22,7 @@ class MasterAdamW:
 
     def __init__(self, model: nn.Module, recipe: TrainRecipe) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._params = [p for _, p in named]
+        self._params: list[torch.Tensor] = [p for _, p in named]
         self._masters = [p.detach().float().clone() for p in self._params]
         self._grad_clip = recipe.grad_clip
         decayed = [m for m, (name, p) in zip(self._masters, named, strict=True) if _decays(name, p)]

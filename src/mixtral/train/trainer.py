@@ -151,7 +151,7 @@ class Trainer:
             balance = float(balancing.detach())
             total = loss + self.recipe.load_balancing_coef * balancing
             total = total + self.recipe.z_loss_coef * router_z_loss(logits)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return float(loss.detach()), balance
 
     def _model_config(self) -> ModelConfig:

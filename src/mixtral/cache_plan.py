@@ -1,0 +1,82 @@
+"""How large the KV cache is: fixed at start, from a wish or from the free memory."""
+
+import logging
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from mixtral.config import DType, EngineConfig
+from mixtral.errors import ConfigError
+from mixtral.machine import available_memory_bytes
+from mixtral.model import Transformer
+
+logger = logging.getLogger(__name__)
+
+# What the cache may take of the memory that is free beside the weights.
+_MEMORY_SHARE = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachePlan:
+    """Size of the KV cache and the context that it allows."""
+
+    num_blocks: int
+    """Blocks of ``EngineConfig.block_size`` tokens."""
+    max_model_len: int
+    """Longest context in tokens."""
+
+
+def plan_cache(
+    model: Transformer,
+    *,
+    max_model_len: int | None,
+    kv_cache_gb: float | None,
+    max_num_seqs: int,
+    unread_bytes: int = 0,
+) -> CachePlan:
+    """Fit the cache to a wish or to the free memory.
+
+    Args:
+        model: The loaded model.
+        max_model_len: Longest context wanted; None takes the model's own, or what fits.
+        kv_cache_gb: Size wanted in GB; None takes a share of the free memory.
+        max_num_seqs: Sequences that should find room at full length, memory allowing.
+        unread_bytes: Bytes of mapped weights, which still count as free memory.
+
+    Raises:
+        ConfigError: The wish is outside its range, or does not fit.
+    """
+    config = model.config
+    longest = config.max_position_embeddings
+    if max_model_len is not None and not 1 <= max_model_len <= longest:
+        raise ConfigError(
+            f"max_model_len is {max_model_len}; it must be from 1 to {longest}, "
+            "the context of this model."
+        )
+    if kv_cache_gb is not None and not kv_cache_gb > 0:
+        raise ConfigError(f"kv_cache_gb is {kv_cache_gb}; it must be above 0.")
+    wanted = max_model_len or longest
+    weight = model.lm_head.weight
+    block_size = EngineConfig(num_blocks=1).block_size
+    dtype = cast(DType, str(weight.dtype).removeprefix("torch."))
+    block_bytes = block_size * config.kv_bytes_per_token(dtype)
+    if kv_cache_gb is not None:
+        num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
+    else:
+        if weight.is_cuda:
+            free = torch.cuda.mem_get_info(weight.device)[0]
+        else:
+            free = max(0, available_memory_bytes() - unread_bytes)
+        most = max_num_seqs * -(-wanted // block_size)
+        num_blocks = min(most, int(free * _MEMORY_SHARE / block_bytes))
+    room = num_blocks * block_size
+    if room >= wanted:
+        return CachePlan(num_blocks=num_blocks, max_model_len=wanted)
+    if max_model_len is not None or num_blocks < 1:
+        raise ConfigError(
+            f"the KV cache has room for {room} tokens and max_model_len is {wanted}; "
+            "lower max_model_len, raise kv_cache_gb, or free some memory."
+        )
+    logger.warning("the context is %d of %d tokens: the KV cache has no more room", room, wanted)
+    return CachePlan(num_blocks=num_blocks, max_model_len=room)
