@@ -199,7 +199,7 @@ def test_missing_gpu_is_said_with_the_way_out() -> None:
 
 
 def test_folder_without_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither config.json nor params.json"):
+    with pytest.raises(CheckpointError, match=r"neither config\.json nor params\.json"):
         LLM(tmp_path)
 
 

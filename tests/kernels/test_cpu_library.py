@@ -22,7 +22,7 @@ from mixtral.kernels.cpu.library import (
     open_library,
 )
 
-LEVELS = ("portable", "avx2", "avx512")
+LEVELS = ("portable", "avx2", "avx512", "avx512bf16")
 SHAPES = [(1, 1), (1, 17), (5, 1), (7, 33), (3, 15), (3, 16), (0, 8), (64, 4096)]
 EPS = 1e-5
 

@@ -1,12 +1,11 @@
 """Grouped-query self-attention with rotary positions, with or without a KV cache."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from mixtral.config import ModelConfig
 from mixtral.kernels import grouped
+from mixtral.kernels.linear import linear
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
 
@@ -37,9 +36,12 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Return [T, D] for token states [T, D]; writes the new keys and values to ``cache``."""
         heads = (-1, self.config.head_dim)
-        query = grouped.apply_rotary(self.q_proj(x).unflatten(-1, heads), *rotary)  # [T, H, K]
-        key = grouped.apply_rotary(self.k_proj(x).unflatten(-1, heads), *rotary)  # [T, G, K]
-        value = self.v_proj(x).unflatten(-1, heads)
+        query, key, value = (
+            linear(x, projection.weight).unflatten(-1, heads)  # [T, H or G, K]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query = grouped.apply_rotary(query, *rotary)
+        key = grouped.apply_rotary(key, *rotary)
         window = self.config.sliding_window
         if cache is None:
             out = grouped.attention(query, key, value, batch.starts, window)
@@ -48,7 +50,7 @@ class Attention(nn.Module):
                 raise ValueError("slot_mapping is None; a pass with a KV cache needs it.")
             cache.write(self.layer, key, value, batch.slot_mapping)
             out = self._attend_cache(query, batch, cache)
-        return cast(Tensor, self.o_proj(out.flatten(-2)))
+        return linear(out.flatten(-2), self.o_proj.weight)
 
     def _attend_cache(self, query: Tensor, batch: TokenBatch, cache: KVCache) -> Tensor:
         window = self.config.sliding_window

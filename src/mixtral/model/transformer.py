@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError
 from mixtral.kernels import grouped, reference
+from mixtral.kernels.linear import linear
 from mixtral.model.attention import Attention
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
@@ -157,7 +158,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return next-token logits, [T, V], float32, for hidden states [T, D]."""
-        return cast(Tensor, self.lm_head(hidden)).float()
+        return linear(hidden, self.lm_head.weight).float()
 
     def stack_experts(self) -> None:
         """Lay the experts of each layer together, for one grouped matmul on a GPU."""

@@ -5,8 +5,8 @@ of Python nor on that of torch, and one wheel serves all of them; ctypes gives u
 lock during a call. Tensors cross the border as addresses, which is why every method here first
 checks what C++ cannot: dtype, device, shape and contiguity.
 
-The library holds each kernel several times, compiled for several levels of the instruction set
-("portable", "avx2", "avx512"), and picks the best one for this CPU when it is loaded. The
+The library holds each kernel once per level of the instruction set ("portable", "avx2", "avx512",
+"avx512bf16"), and picks the best one for this CPU when it is loaded. The
 environment variable ``MIXTRAL_CPU_LEVEL`` forces another one, for tests and for comparisons.
 
 Nothing is loaded at import. This module does not decide who calls a kernel, and knows no model.
@@ -21,12 +21,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixtral.errors import ConfigError
+from mixtral.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Version of the C interface that this module speaks; ``MIXTRAL_ABI_VERSION`` in csrc/abi.h."""
 
 FILE_NAME = "libmixtral_cpu.so"
@@ -82,6 +82,9 @@ class CpuLibrary:
             size,
             ctypes.c_float,
         ]
+        library.mixtral_set_parallel.restype = None
+        library.mixtral_set_parallel.argtypes = [pointer]
+        library.mixtral_linear_bf16.argtypes = [*[pointer] * 3, *[size] * 3, ctypes.c_int]
 
     @property
     def level(self) -> str:
@@ -113,6 +116,56 @@ class CpuLibrary:
                 f"CPU level is {name!r}; this library on this CPU can use "
                 f"{', '.join(self.usable_levels)}. Change or unset {LEVEL_VARIABLE}."
             )
+
+    @property
+    def has_linear_bf16(self) -> bool:
+        """Whether the level in use has ``linear_bf16``."""
+        return bool(self._library.mixtral_has_linear_bf16())
+
+    def share_threads(self) -> bool:
+        """Run on the threads of the OpenMP runtime that torch has loaded, from now on.
+
+        One pool for both: two would fight for the cores. Call it when torch is imported.
+
+        Returns:
+            Whether the runtime was found; else kernels run on the calling thread alone.
+        """
+        try:
+            # The name under which torch has loaded its own copy; ctypes hands out that one.
+            runtime = ctypes.CDLL("libgomp.so.1")
+            parallel = ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p)
+        except (OSError, AttributeError) as error:
+            logger.info("CPU kernels run on one thread, because %s", error)
+            return False
+        self._library.mixtral_set_parallel(parallel)
+        return True
+
+    def linear_bf16(self, x: "Tensor", weight: "Tensor", num_threads: int) -> "Tensor":
+        """Multiply tokens with a weight as it lies in a checkpoint: ``x @ weight.T``.
+
+        Products of bfloat16, sums in float32. A token's result does not depend on the other tokens
+        nor on the number of threads. Autograd does not see it. The arguments are not checked: the
+        caller (``kernels/linear.py``) has done so.
+
+        Args:
+            x: [T, K], bfloat16, contiguous, on the CPU.
+            weight: [N, K], bfloat16, contiguous, on the CPU.
+            num_threads: Threads to use.
+
+        Returns:
+            A new tensor [T, N], bfloat16.
+
+        Raises:
+            UnsupportedError: The level in use has no bfloat16 instructions.
+        """
+        rows, cols = weight.shape
+        out = x.new_empty((x.shape[0], rows))
+        status = self._library.mixtral_linear_bf16(
+            x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.shape[0], rows, cols, num_threads
+        )
+        if status != 0:
+            raise UnsupportedError(f"the CPU level {self.level} has no bfloat16 products.")
+        return out
 
     def rms_norm(self, x: "Tensor", weight: "Tensor", eps: float) -> "Tensor":
         """Scale each row to unit root mean square, then by a learned weight.

@@ -29,6 +29,8 @@ bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 struct Level {
@@ -41,11 +43,13 @@ const Level kLevels[] = {
 #ifdef MIXTRAL_X86
     {&mixtral_kernels_avx2, has_avx2},
     {&mixtral_kernels_avx512, has_avx512},
+    {&mixtral_kernels_avx512bf16, has_avx512bf16},
 #endif
 };
 constexpr int kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
 
 const KernelTable* active = &mixtral_kernels_portable;
+ParallelRegion parallel_region = NULL;
 
 __attribute__((constructor)) void choose_best_level() {
 #ifdef MIXTRAL_X86
@@ -85,4 +89,17 @@ int mixtral_cpu_force_level(const char* name) {
 void mixtral_rms_norm_f32(const float* x, const float* weight, float* out, int64_t rows,
                           int64_t cols, float eps) {
     active->rms_norm_f32(x, weight, out, rows, cols, eps);
+}
+
+void mixtral_set_parallel(ParallelRegion parallel) { parallel_region = parallel; }
+
+int mixtral_has_linear_bf16() { return active->linear_bf16 != NULL ? 1 : 0; }
+
+int mixtral_linear_bf16(const uint16_t* x, const uint16_t* w, uint16_t* out, int64_t tokens,
+                        int64_t rows, int64_t cols, int threads) {
+    if (active->linear_bf16 == NULL) {
+        return -1;
+    }
+    active->linear_bf16(x, w, out, tokens, rows, cols, threads, parallel_region);
+    return 0;
 }

@@ -5,6 +5,7 @@
 // an inline function shared between the copies could be linked from the AVX-512 one and then
 // crash a CPU that has no AVX-512.
 #include "kernel_table.h"
+#include "linear_bf16.h"
 #include "rms_norm.h"
 
 #define MIXTRAL_CONCAT_(a, b) a##b
@@ -16,4 +17,5 @@ extern const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL);
 const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL) = {
     MIXTRAL_STRING(MIXTRAL_LEVEL),
     rms_norm_f32,
+    MIXTRAL_LINEAR_BF16,
 };

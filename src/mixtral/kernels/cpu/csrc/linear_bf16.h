@@ -1,0 +1,233 @@
+// out = x w^T in bfloat16 with float32 sums, for weights as they lie in a checkpoint: row-major.
+//
+// Both operands are contiguous along K, so an output is a dot product: 32 products at a time go to
+// the 16 float32 lanes of one accumulator (vdpbf16ps), which are added up at the end of every
+// kBlock columns. Each output has one accumulator and one order of additions whatever the number
+// of tokens, so a token's result does not depend on the batch it is in.
+//
+// Few tokens: a group of rows is streamed once from memory and every token meets it in registers;
+// the time is that of reading the weights. Many tokens: a panel of kPanel rows by kBlock columns
+// and the same columns of up to kTokens tokens stay in the L2 cache while tiles of kTileTokens by
+// kTileRows outputs, 24 accumulators, run over them; the time is that of the products.
+//
+// Nothing is repacked, so memory-mapped weights are used where they lie.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+
+namespace {
+
+constexpr int64_t kBlock = 2048;   // 4 KB of a row: 4 rows and 6 tokens fit into 48 KB of L1
+constexpr int64_t kPanel = 32;     // rows of one job
+constexpr int64_t kTokens = 192;   // 192 tokens by 2048 columns: 768 KB, beside the panel in L2
+constexpr int kTileRows = 4;
+constexpr int kTileTokens = 6;
+constexpr int64_t kFewTokens = 16;  // up to here reading the weights takes longer than multiplying
+
+struct LinearBf16 {
+    const uint16_t* x;
+    const uint16_t* w;
+    uint16_t* out;
+    int64_t tokens;
+    int64_t rows;
+    int64_t cols;
+    int64_t next_job;
+};
+
+inline __m512bh load_bf16(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+
+inline __m512bh load_bf16_tail(const uint16_t* p, __mmask32 mask) {
+    return (__m512bh)_mm512_maskz_loadu_epi16(mask, p);
+}
+
+inline uint16_t to_bf16(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof(bits));
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        return static_cast<uint16_t>((bits >> 16) | 0x40u);  // a NaN stays one
+    }
+    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// Lanes 0-3, 4-7, 8-11 and 12-15 added to one another; _mm512_reduce_add_ps and casts would make
+// GCC 12 warn of its own header.
+inline __m128 fold_lanes(__m512 v) {
+    const __m512d wide = _mm512_castps_pd(v);
+    const __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, wide, 1));
+    const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, wide, 0));
+    const __m256 eight = _mm256_add_ps(low, high);
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+
+// partial[0] += sum of the lanes of a; the same order of additions as in add_four_sums.
+inline void add_one_sum(__m512 a, float* partial) {
+    const __m128 four = fold_lanes(a);
+    const __m128 two = _mm_hadd_ps(four, four);
+    partial[0] += _mm_cvtss_f32(_mm_hadd_ps(two, two));
+}
+
+// partial[0..3] += sums of the lanes of a, b, c, d.
+inline void add_four_sums(__m512 a, __m512 b, __m512 c, __m512 d, float* partial) {
+    const __m128 ab = _mm_hadd_ps(fold_lanes(a), fold_lanes(b));
+    const __m128 cd = _mm_hadd_ps(fold_lanes(c), fold_lanes(d));
+    _mm_storeu_ps(partial, _mm_add_ps(_mm_loadu_ps(partial), _mm_hadd_ps(ab, cd)));
+}
+
+// Adds to partial[t * kPanel + r] the products of `count` columns of token t and row r.
+template <int kT, int kR, bool kPrefetch>
+inline void add_tile(const uint16_t* x, const uint16_t* w, int64_t cols, int64_t count,
+                     float* partial) {
+    static_assert(kR == 1 || kR == 4, "sums are added one or four at a time");
+    __m512 acc[kT][kR];
+#pragma GCC unroll 8
+    for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kR; ++r) {
+            acc[t][r] = _mm512_setzero_ps();
+        }
+    }
+    int64_t k = 0;
+#pragma GCC unroll 1
+    for (; k + 32 <= count; k += 32) {
+        __m512bh rows[kR];
+#pragma GCC unroll 8
+        for (int r = 0; r < kR; ++r) {
+            rows[r] = load_bf16(w + r * cols + k);
+            if (kPrefetch) {
+                // The same columns of the next group of rows: its turn comes after this group's.
+                _mm_prefetch(reinterpret_cast<const char*>(w + (r + kR) * cols + k), _MM_HINT_T1);
+            }
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < kT; ++t) {
+            const __m512bh token = load_bf16(x + t * cols + k);
+#pragma GCC unroll 8
+            for (int r = 0; r < kR; ++r) {
+                acc[t][r] = _mm512_dpbf16_ps(acc[t][r], token, rows[r]);
+            }
+        }
+    }
+    if (k < count) {
+        const __mmask32 mask = (1u << (count - k)) - 1u;
+#pragma GCC unroll 8
+        for (int t = 0; t < kT; ++t) {
+            const __m512bh token = load_bf16_tail(x + t * cols + k, mask);
+#pragma GCC unroll 8
+            for (int r = 0; r < kR; ++r) {
+                acc[t][r] = _mm512_dpbf16_ps(acc[t][r], token,
+                                             load_bf16_tail(w + r * cols + k, mask));
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kT; ++t) {
+        if (kR == 4) {
+            add_four_sums(acc[t][0], acc[t][kR > 1 ? 1 : 0], acc[t][kR > 2 ? 2 : 0],
+                          acc[t][kR > 3 ? 3 : 0], partial + t * kPanel);
+        } else {
+            add_one_sum(acc[t][0], partial + t * kPanel);
+        }
+    }
+}
+
+template <int kR, bool kPrefetch>
+inline void add_tokens(const uint16_t* x, const uint16_t* w, int64_t cols, int64_t count,
+                       int64_t tokens, float* partial) {
+    // Tiles of even size: 8 tokens run as 4 + 4, not as 6 + 2.
+    for (int64_t tiles = (tokens + kTileTokens - 1) / kTileTokens; tiles > 0; --tiles) {
+        const int64_t size = (tokens + tiles - 1) / tiles;
+        switch (size) {
+            case 1: add_tile<1, kR, kPrefetch>(x, w, cols, count, partial); break;
+            case 2: add_tile<2, kR, kPrefetch>(x, w, cols, count, partial); break;
+            case 3: add_tile<3, kR, kPrefetch>(x, w, cols, count, partial); break;
+            case 4: add_tile<4, kR, kPrefetch>(x, w, cols, count, partial); break;
+            case 5: add_tile<5, kR, kPrefetch>(x, w, cols, count, partial); break;
+            default: add_tile<6, kR, kPrefetch>(x, w, cols, count, partial); break;
+        }
+        x += size * cols;
+        partial += size * kPanel;
+        tokens -= size;
+    }
+}
+
+template <bool kPrefetch>
+inline void add_row_group(const uint16_t* x, const uint16_t* w, int64_t cols, int64_t count,
+                          int64_t tokens, int64_t rows, float* partial) {
+    if (rows >= kTileRows) {
+        add_tokens<kTileRows, kPrefetch>(x, w, cols, count, tokens, partial);
+        return;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        add_tokens<1, kPrefetch>(x, w + r * cols, cols, count, tokens, partial + r);
+    }
+}
+
+inline void run_panel(const LinearBf16& job, int64_t first_row, int64_t first_token) {
+    const int64_t rows = job.rows - first_row < kPanel ? job.rows - first_row : kPanel;
+    int64_t tokens = job.tokens - first_token;
+    tokens = tokens < kTokens ? tokens : kTokens;
+    const uint16_t* x = job.x + first_token * job.cols;
+    const uint16_t* w = job.w + first_row * job.cols;
+    float partial[kTokens * kPanel];
+    for (int64_t i = 0; i < tokens * kPanel; ++i) {
+        partial[i] = 0.0f;
+    }
+    if (tokens <= kFewTokens) {
+        // Rows outermost: memory is read from front to back, each byte once.
+        for (int64_t r = 0; r < rows; r += kTileRows) {
+            for (int64_t k = 0; k < job.cols; k += kBlock) {
+                const int64_t count = job.cols - k < kBlock ? job.cols - k : kBlock;
+                add_row_group<true>(x + k, w + r * job.cols + k, job.cols, count, tokens, rows - r,
+                                    partial + r);
+            }
+        }
+    } else {
+        for (int64_t k = 0; k < job.cols; k += kBlock) {
+            const int64_t count = job.cols - k < kBlock ? job.cols - k : kBlock;
+            for (int64_t r = 0; r < rows; r += kTileRows) {
+                add_row_group<false>(x + k, w + r * job.cols + k, job.cols, count, tokens, rows - r,
+                                     partial + r);
+            }
+        }
+    }
+    for (int64_t t = 0; t < tokens; ++t) {
+        uint16_t* out = job.out + (first_token + t) * job.rows + first_row;
+        for (int64_t r = 0; r < rows; ++r) {
+            out[r] = to_bf16(partial[t * kPanel + r]);
+        }
+    }
+}
+
+// Run by every thread: takes panels until none is left, so a slow thread takes fewer.
+void linear_bf16_worker(void* data) {
+    LinearBf16& job = *static_cast<LinearBf16*>(data);
+    const int64_t panels = (job.rows + kPanel - 1) / kPanel;
+    for (;;) {
+        const int64_t panel = __atomic_fetch_add(&job.next_job, 1, __ATOMIC_RELAXED);
+        if (panel >= panels) {
+            return;
+        }
+        for (int64_t token = 0; token < job.tokens; token += kTokens) {
+            run_panel(job, panel * kPanel, token);
+        }
+    }
+}
+
+void linear_bf16(const uint16_t* x, const uint16_t* w, uint16_t* out, int64_t tokens, int64_t rows,
+                 int64_t cols, int threads, ParallelRegion parallel) {
+    LinearBf16 job = {x, w, out, tokens, rows, cols, 0};
+    if (threads > 1 && parallel != nullptr && rows > kPanel) {
+        parallel(linear_bf16_worker, &job, static_cast<unsigned>(threads), 0);
+    } else {
+        linear_bf16_worker(&job);
+    }
+}
+
+}  // namespace
+#define MIXTRAL_LINEAR_BF16 linear_bf16
+#else
+#define MIXTRAL_LINEAR_BF16 nullptr
+#endif
