@@ -57,19 +57,15 @@ def plan_cache(
     if kv_cache_gb is not None and not kv_cache_gb > 0:
         raise ConfigError(f"kv_cache_gb is {kv_cache_gb}; it must be above 0.")
     wanted = max_model_len or longest
-    weight = model.lm_head.weight
     block_size = EngineConfig(num_blocks=1).block_size
-    dtype = cast(DType, str(weight.dtype).removeprefix("torch."))
+    dtype = cast(DType, str(model.lm_head.weight.dtype).removeprefix("torch."))
     block_bytes = block_size * config.kv_bytes_per_token(dtype)
     if kv_cache_gb is not None:
         num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
     else:
-        if weight.is_cuda:
-            free = torch.cuda.mem_get_info(weight.device)[0]
-        else:
-            free = max(0, available_memory_bytes() - unread_bytes)
         most = max_num_seqs * -(-wanted // block_size)
-        num_blocks = min(most, int(free * _MEMORY_SHARE / block_bytes))
+        room_bytes = _MEMORY_SHARE * _free_bytes(model, unread_bytes)
+        num_blocks = min(most, int(room_bytes / block_bytes))
     room = num_blocks * block_size
     if room >= wanted:
         return CachePlan(num_blocks=num_blocks, max_model_len=wanted)
@@ -80,3 +76,10 @@ def plan_cache(
         )
     logger.warning("the context is %d of %d tokens: the KV cache has no more room", room, wanted)
     return CachePlan(num_blocks=num_blocks, max_model_len=room)
+
+
+def _free_bytes(model: Transformer, unread_bytes: int) -> int:
+    weight = model.lm_head.weight
+    if weight.is_cuda:
+        return int(torch.cuda.mem_get_info(weight.device)[0])
+    return max(0, available_memory_bytes() - unread_bytes)

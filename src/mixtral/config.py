@@ -20,6 +20,18 @@ from typing import Any, Literal, Self
 
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.presets import PRESETS
+from mixtral.spelling import (
+    MISTRAL_NAMES,
+    OPTIONAL_HF,
+    POSITIVE_INTS,
+    REQUIRED_HF,
+    numbers_from_strings,
+    read_dtype,
+    read_rope_theta,
+    refuse_other_architectures,
+    require_fields,
+)
+from mixtral.validation import require_int, require_positive_number
 
 DType = Literal["float32", "bfloat16", "float16"]
 BYTES_PER_ELEMENT: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -73,19 +85,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check each field, then the fields against each other."""
-        for name in _POSITIVE_INTS:
-            _require_int(name, getattr(self, name), low=1)
+        for name in POSITIVE_INTS:
+            require_int(name, getattr(self, name), low=1)
         for name in (
             "num_local_experts",
             "num_experts_per_tok",
             "bos_token_id",
             "eos_token_id",
         ):
-            _require_int(name, getattr(self, name), low=0)
+            require_int(name, getattr(self, name), low=0)
         if self.sliding_window is not None:
-            _require_int("sliding_window", self.sliding_window, low=1)
+            require_int("sliding_window", self.sliding_window, low=1)
         for name in ("rope_theta", "rms_norm_eps"):
-            _require_positive_number(name, getattr(self, name))
+            require_positive_number(name, getattr(self, name))
         if self.dtype not in BYTES_PER_ELEMENT:
             raise ConfigError(f"dtype is {self.dtype!r}; it must be one of {_DTYPES}.")
         self._check_relations()
@@ -182,23 +194,23 @@ class ModelConfig:
             raise UnsupportedError(
                 f"model_type is {model_type!r}; supported are 'mixtral' and 'mistral' (dense 7B)."
             )
-        _refuse_other_architectures(values)
+        refuse_other_architectures(values)
         is_dense = model_type == "mistral"
-        fields = {name: values[name] for name in _REQUIRED_HF if name in values}
-        _require_fields(fields, _REQUIRED_HF, "config.json")
+        fields = {name: values[name] for name in REQUIRED_HF if name in values}
+        require_fields(fields, REQUIRED_HF, "config.json")
         heads = fields["num_attention_heads"]
-        _require_int("num_attention_heads", heads, low=1)
-        _require_int("hidden_size", fields["hidden_size"], low=1)
+        require_int("num_attention_heads", heads, low=1)
+        require_int("hidden_size", fields["hidden_size"], low=1)
         fields["num_key_value_heads"] = values.get("num_key_value_heads") or heads
         fields["head_dim"] = values.get("head_dim") or fields["hidden_size"] // heads
         experts = values.get("num_local_experts", values.get("num_experts", 8))
         fields["num_local_experts"] = 0 if is_dense else experts
         fields["num_experts_per_tok"] = 0 if is_dense else values.get("num_experts_per_tok", 2)
-        fields["rope_theta"] = _rope_theta(values, default=1e4 if is_dense else 1e6)
-        fields["dtype"] = _dtype_name(values.get("dtype", values.get("torch_dtype")))
+        fields["rope_theta"] = read_rope_theta(values, default=1e4 if is_dense else 1e6)
+        fields["dtype"] = read_dtype(values.get("dtype", values.get("torch_dtype")))
         if (eos := values.get("eos_token_id")) is not None:
             fields["eos_token_id"] = eos[0] if isinstance(eos, list) else eos
-        for name in _OPTIONAL_HF:
+        for name in OPTIONAL_HF:
             if values.get(name) is not None:
                 fields[name] = values[name]
         return cls(**fields)
@@ -212,12 +224,12 @@ class ModelConfig:
             UnsupportedError: The file describes another architecture.
         """
         if "dim" not in values:
-            return cls.from_hf(_numbers_from_strings(values))
+            return cls.from_hf(numbers_from_strings(values))
         moe = values.get("moe") or {}
         fields = {
-            ours: values[theirs] for theirs, ours in _MISTRAL_NAMES.items() if theirs in values
+            ours: values[theirs] for theirs, ours in MISTRAL_NAMES.items() if theirs in values
         }
-        _require_fields(fields, tuple(_MISTRAL_NAMES.values()), "params.json", _MISTRAL_NAMES)
+        require_fields(fields, tuple(MISTRAL_NAMES.values()), "params.json", MISTRAL_NAMES)
         window = values.get("sliding_window")
         # mistral-inference's default: theta 1e6, or 1e4 for the models with a sliding window.
         theta = values.get("rope_theta") or (1e6 if window is None else 1e4)
@@ -249,7 +261,7 @@ class ModelConfig:
 
     def to_params_json(self) -> dict[str, Any]:
         """Return the contents of a ``params.json`` in Mistral's spelling."""
-        values: dict[str, Any] = {t: getattr(self, ours) for t, ours in _MISTRAL_NAMES.items()}
+        values: dict[str, Any] = {t: getattr(self, ours) for t, ours in MISTRAL_NAMES.items()}
         values["rope_theta"] = self.rope_theta
         values["max_seq_len"] = self.max_position_embeddings
         if self.sliding_window is not None:
@@ -282,7 +294,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         for name in ("num_blocks", "max_num_seqs", "max_num_batched_tokens"):
-            _require_int(name, getattr(self, name), low=1)
+            require_int(name, getattr(self, name), low=1)
         if self.block_size not in (8, 16, 32, 64, 128, 256):
             raise ConfigError(
                 f"block_size is {self.block_size}; it must be a power of two from 8 to 256. "
@@ -290,51 +302,7 @@ class EngineConfig:
             )
 
 
-_POSITIVE_INTS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
 _DTYPES = ", ".join(BYTES_PER_ELEMENT)
-_REQUIRED_HF = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-_OPTIONAL_HF = (
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "sliding_window",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "router_aux_loss_coef",
-)
-_NUMERIC_HF = (
-    *_POSITIVE_INTS,
-    "num_local_experts",
-    "num_experts_per_tok",
-    "rope_theta",
-    "rms_norm_eps",
-    "sliding_window",
-    "router_aux_loss_coef",
-)
-_MISTRAL_NAMES: Mapping[str, str] = {
-    "vocab_size": "vocab_size",
-    "dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "norm_eps": "rms_norm_eps",
-}
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -352,76 +320,3 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; it must hold a JSON object.")
     return values
-
-
-def _require_int(name: str, value: object, *, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
-
-
-def _require_positive_number(name: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]
-        raise ConfigError(f"{name} is {value!r}; it must be a number above 0.")
-
-
-def _require_fields(
-    found: Mapping[str, Any],
-    needed: tuple[str, ...],
-    file: str,
-    spelling: Mapping[str, str] | None = None,
-) -> None:
-    missing = [name for name in needed if name not in found]
-    if missing and spelling:
-        missing = [theirs for theirs, ours in spelling.items() if ours in missing]
-    if missing:
-        raise ConfigError(f"{file} lacks {', '.join(missing)}; every model needs these fields.")
-
-
-def _refuse_other_architectures(values: Mapping[str, Any]) -> None:
-    if values.get("hidden_act", "silu") != "silu":
-        raise UnsupportedError(f"hidden_act is {values['hidden_act']!r}; supported is 'silu'.")
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    rope_type = scaling.get("rope_type", scaling.get("type", "default"))
-    if rope_type != "default":
-        raise UnsupportedError(f"rope_type is {rope_type!r}; supported is 'default'.")
-    if values.get("quantization_config"):
-        method = values["quantization_config"].get("quant_method")
-        raise UnsupportedError(
-            f"quantization_config has quant_method {method!r}; "
-            "supported are float32, float16 and bfloat16 weights."
-        )
-
-
-def _rope_theta(values: Mapping[str, Any], *, default: float) -> float:
-    theta = (values.get("rope_parameters") or {}).get("rope_theta", values.get("rope_theta"))
-    if theta is None:
-        return default
-    _require_positive_number("rope_theta", theta)
-    return float(theta)
-
-
-def _dtype_name(value: object) -> str:
-    if value is None:
-        return "bfloat16"
-    return str(value).removeprefix("torch.")
-
-
-def _numbers_from_strings(values: Mapping[str, Any]) -> dict[str, Any]:
-    # The eight-file release writes some numbers, sliding_window for one, as strings.
-    numbers = dict(values)
-    for name, value in values.items():
-        if isinstance(value, str) and name in _NUMERIC_HF:
-            numbers[name] = _parse_number(name, value)
-    return numbers
-
-
-def _parse_number(name: str, text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{name} is {text!r}; it must be a number.") from error

@@ -29,7 +29,7 @@ from mixtral.generation import Generation
 from mixtral.loading import find_or_download, load_model
 from mixtral.model import RouterTrace, TokenBatch
 from mixtral.model.router_trace import RouterRecorder
-from mixtral.model_source import NANO_FOLDER, ModelSource
+from mixtral.model_source import ModelSource
 from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
 from mixtral.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 
@@ -297,7 +297,7 @@ def _find_tokenizer(
             f"{source.name} has no tokenizer and {vocab_size} words, unlike v1 (32000) and "
             "v3 (32768); give token ids, or name a tokenizer file with tokenizer=..."
         )
-    if source.folder not in (None, NANO_FOLDER):
+    if source.folder is not None:
         logger.warning(
             "%s has no tokenizer; taking %s for its %d words", source.name, version, vocab_size
         )
