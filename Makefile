@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/mixtr
 	@touch $@
 
 run: setup
-	$(BIN)/mixtral generate --model nano "$(QUESTION)"
+	$(BIN)/mixtral generate --model nano --temperature 0 "$(QUESTION)"
 	@echo 'Go on with: $(BIN)/mixtral chat --model nano'
 
 test: setup

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mixtral.checkpoint import open_checkpoint, resolve_model_path
 from mixtral.config import BYTES_PER_ELEMENT, ModelConfig
@@ -64,7 +65,9 @@ def load_model(
         if where.type == "cpu" and checkpoint.dtype != str(wanted).removeprefix("torch."):
             refuse_if_too_large(source.config, str(wanted).removeprefix("torch."), where)
         model = Transformer.from_tensors(checkpoint.config, checkpoint.tensors(dtype=wanted), where)
-    if where.type == "cuda" and wanted == torch.bfloat16 and not model.config.is_dense:
+    # torch's grouped matmul takes bfloat16 alone, and older versions do not have it.
+    can_group = wanted == torch.bfloat16 and hasattr(functional, "grouped_mm")
+    if where.type == "cuda" and can_group and not model.config.is_dense:
         model.stack_experts()
     return model
 

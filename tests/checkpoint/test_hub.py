@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,6 +91,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 start = int(match[1])
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         if self.command == "GET" and file.name == self.server.broken:
+            time.sleep(0.5)  # the other files, fetched beside it, are whole by then
             self.send_answer(500, b"", {})
             return
         self.send_answer(206 if start else 200, data[start:], headers, file.name)
@@ -106,7 +109,9 @@ class HubHandler(BaseHTTPRequestHandler):
             self.server.cut_once = ""
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            self.connection.close()
+            # An end of stream, not a reset: a reset may throw away what was already sent.
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_WR)
             return
         self.wfile.write(body)
 

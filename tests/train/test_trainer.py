@@ -71,6 +71,15 @@ def test_training_lowers_the_loss_and_exports_a_model_that_loads(
         assert torch.equal(exported[name], parameter.detach().bfloat16()), name
 
 
+def test_finished_run_exports_again_over_the_old_model(recipe_values: dict[str, object]) -> None:
+    recipe = TrainRecipe(**(recipe_values | {"max_steps": 1}))
+    list(Trainer(recipe).run())
+    assert list(Trainer(recipe).run()) == []
+    output = Path(recipe.output)
+    assert sorted(path.name for path in output.iterdir()) == ["log.jsonl", "model", "state.pt"]
+    assert open_checkpoint(output / "model").config.num_hidden_layers == 2
+
+
 def test_router_and_every_expert_learn(recipe_values: dict[str, object]) -> None:
     trainer = Trainer(TrainRecipe(**(recipe_values | {"max_steps": 2, "dtype": "float32"})))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}

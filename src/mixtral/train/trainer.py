@@ -8,6 +8,7 @@ a run that was killed and resumed gives the same losses as one that never stoppe
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,16 +93,23 @@ class Trainer:
         self.export(Path(recipe.output) / "model")
 
     def export(self, folder: Path) -> None:
-        """Write the model as it is now in the Hugging Face layout; an older export is replaced."""
-        if folder.exists():
-            for file in folder.iterdir():
-                file.unlink()
+        """Write the model as it is now in the Hugging Face layout; an older export is replaced.
+
+        The older one is there until the new one is whole.
+        """
+        new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
         write_checkpoint(
-            folder,
+            new,
             self.config.replace(dtype="bfloat16"),
             ((name, p.detach().bfloat16()) for name, p in self.model.named_parameters()),
             layout="hf",
         )
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     def evaluate(self) -> float:
         """Return the mean next-token loss on the held-out tokens, nats per token."""
