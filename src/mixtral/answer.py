@@ -65,19 +65,19 @@ class Answer:
         self._text.append(text)
         return CompletionChunk(
             text=text,
-            token_ids=(output.token_id,),
+            token_ids=[output.token_id],
             finish_reason=self._finish_reason,  # type: ignore[arg-type]
-            usage=self._usage(),
+            usage=self.usage(),
         )
 
     def completion(self) -> Completion:
         """Return the finished answer."""
         return Completion(
             text="".join(self._text),
-            token_ids=tuple(self._token_ids),
+            token_ids=list(self._token_ids),
             finish_reason=self._finish_reason,  # type: ignore[arg-type]
-            usage=self._usage(),
-            logprobs=None if self._params.logprobs is None else tuple(self._logprobs),
+            usage=self.usage(),
+            logprobs=None if self._params.logprobs is None else list(self._logprobs),
             index=self._index,
         )
 
@@ -101,7 +101,8 @@ class Answer:
             self._finish_reason = "stop"
         return text
 
-    def _usage(self) -> Usage:
+    def usage(self) -> Usage:
+        """Return the tokens taken so far."""
         return Usage(prompt_tokens=self._num_prompt_tokens, completion_tokens=len(self._token_ids))
 
     def _choice(self, logprob: TokenLogprob) -> TokenChoice:

@@ -10,6 +10,7 @@ from mixtral.config import DType, EngineConfig
 from mixtral.errors import ConfigError
 from mixtral.machine import available_memory_bytes
 from mixtral.model import Transformer
+from mixtral.validation import require_int, require_positive_number
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +50,25 @@ def plan_cache(
     """
     config = model.config
     longest = config.max_position_embeddings
-    if max_model_len is not None and not 1 <= max_model_len <= longest:
-        raise ConfigError(
-            f"max_model_len is {max_model_len}; it must be from 1 to {longest}, "
-            "the context of this model."
-        )
-    if kv_cache_gb is not None and not kv_cache_gb > 0:
-        raise ConfigError(f"kv_cache_gb is {kv_cache_gb}; it must be above 0.")
+    if max_model_len is not None:
+        require_int("max_model_len", max_model_len, low=1)
+        if max_model_len > longest:
+            raise ConfigError(
+                f"max_model_len is {max_model_len}; it must be from 1 to {longest}, "
+                "the context of this model."
+            )
+    require_int("max_num_seqs", max_num_seqs, low=1)
     wanted = max_model_len or longest
     block_size = EngineConfig(num_blocks=1).block_size
     dtype = cast(DType, str(model.lm_head.weight.dtype).removeprefix("torch."))
     block_bytes = block_size * config.kv_bytes_per_token(dtype)
     if kv_cache_gb is not None:
+        require_positive_number("kv_cache_gb", kv_cache_gb)
+        if kv_cache_gb * 1e9 > (free := _free_bytes(model, 0)):
+            raise ConfigError(
+                f"kv_cache_gb is {kv_cache_gb}, and {free / 1e9:.1f} GB of memory are free; "
+                "lower it, or leave it out."
+            )
         num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
     else:
         most = max_num_seqs * -(-wanted // block_size)

@@ -27,6 +27,7 @@ from mixtral.spelling import (
     REQUIRED_HF,
     numbers_from_strings,
     read_dtype,
+    read_object,
     read_rope_theta,
     refuse_other_architectures,
     require_fields,
@@ -98,11 +99,21 @@ class ModelConfig:
             require_int("sliding_window", self.sliding_window, low=1)
         for name in ("rope_theta", "rms_norm_eps"):
             require_positive_number(name, getattr(self, name))
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ConfigError(
+                f"tie_word_embeddings is {self.tie_word_embeddings!r}; it must be true or false."
+            )
         if self.dtype not in BYTES_PER_ELEMENT:
             raise ConfigError(f"dtype is {self.dtype!r}; it must be one of {_DTYPES}.")
         self._check_relations()
 
     def _check_relations(self) -> None:
+        for name in ("bos_token_id", "eos_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; it must be below vocab_size, "
+                    f"which is {self.vocab_size}."
+                )
         if self.head_dim % 2:
             raise ConfigError(
                 f"head_dim is {self.head_dim}; it must be even, "
@@ -209,7 +220,7 @@ class ModelConfig:
         fields["rope_theta"] = read_rope_theta(values, default=1e4 if is_dense else 1e6)
         fields["dtype"] = read_dtype(values.get("dtype", values.get("torch_dtype")))
         if (eos := values.get("eos_token_id")) is not None:
-            fields["eos_token_id"] = eos[0] if isinstance(eos, list) else eos
+            fields["eos_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
         for name in OPTIONAL_HF:
             if values.get(name) is not None:
                 fields[name] = values[name]
@@ -225,12 +236,19 @@ class ModelConfig:
         """
         if "dim" not in values:
             return cls.from_hf(numbers_from_strings(values))
-        moe = values.get("moe") or {}
+        moe = read_object(values, "moe")
+        # Some published files write numbers as strings; these two are read as numbers.
+        optional = numbers_from_strings(
+            {
+                "sliding_window": values.get("sliding_window"),
+                "max_position_embeddings": values.get("max_seq_len") or 32768,
+            }
+        )
         fields = {
             ours: values[theirs] for theirs, ours in MISTRAL_NAMES.items() if theirs in values
         }
         require_fields(fields, tuple(MISTRAL_NAMES.values()), "params.json", MISTRAL_NAMES)
-        window = values.get("sliding_window")
+        window = optional["sliding_window"]
         # mistral-inference's default: theta 1e6, or 1e4 for the models with a sliding window.
         theta = values.get("rope_theta") or (1e6 if window is None else 1e4)
         return cls(
@@ -238,8 +256,7 @@ class ModelConfig:
             num_local_experts=moe.get("num_experts", 0),
             num_experts_per_tok=moe.get("num_experts_per_tok", 0),
             rope_theta=theta,
-            sliding_window=None if window is None else int(window),
-            max_position_embeddings=int(values.get("max_seq_len") or 32768),
+            **optional,
             tie_word_embeddings=bool(values.get("tied_embeddings", False)),
         )
 
@@ -320,3 +337,18 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; it must hold a JSON object.")
     return values
+
+
+def read_config_file(path: Path) -> ModelConfig:
+    """Read a ``config.json`` or ``params.json``; errors name the file.
+
+    Raises:
+        ConfigError: It cannot be read, or a field is missing or wrong.
+        UnsupportedError: It describes another architecture.
+    """
+    values = load_json(path)
+    is_mistral = path.name == "params.json"
+    try:
+        return ModelConfig.from_params_json(values) if is_mistral else ModelConfig.from_hf(values)
+    except (ConfigError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from error

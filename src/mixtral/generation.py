@@ -76,9 +76,16 @@ class Generation:
             self.abort(answers)
 
     def stream(self, answer: Answer) -> Generator[CompletionChunk, None, None]:
-        """Yield the pieces of one answer as they come; closing the generator aborts it."""
+        """Yield the pieces of one answer as they come; closing or dropping it aborts."""
+        pieces = self._pieces(answer)
+        # Run to the first yield: a generator that never ran would not abort when it is closed.
+        next(pieces)
+        return pieces
+
+    def _pieces(self, answer: Answer) -> Generator[CompletionChunk, None, None]:
         unread = self._unread[answer.sequence_id]
         try:
+            yield CompletionChunk(text="", token_ids=[], finish_reason=None, usage=answer.usage())
             while unread or not answer.is_finished:
                 if unread:
                     yield unread.popleft()

@@ -9,7 +9,8 @@
 """
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,8 @@ class LLM:
             InvalidRequest: A prompt is empty or has a wrong type.
             ContextLengthExceeded: A prompt and its answer do not fit into the context.
         """
-        params = params or SamplingParams()
-        texts_or_ids: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        encoded = [self._encode_prompt(prompt) for prompt in texts_or_ids]
+        params = _checked(params)
+        encoded = [self._encode_prompt(prompt) for prompt in _listed(prompts)]
         answers = self._generation.start(encoded, params, continues_prompt=True)
         self._generation.finish(answers)
         return [answer.completion() for answer in answers]
@@ -206,7 +206,7 @@ class LLM:
             InvalidRequest: The prompt is wrong, or ``params.n`` is not 1.
             ContextLengthExceeded: Prompt and answer do not fit into the context.
         """
-        params = _single(params or SamplingParams())
+        params = _single(params)
         # Errors of the request come now; the tokens come when the caller asks for them.
         prompts = [self._encode_prompt(prompt)]
         answers = self._generation.start(prompts, params, continues_prompt=True)
@@ -237,7 +237,7 @@ class LLM:
             UnsupportedError: Tools or a response format are asked for.
         """
         _refuse_tools(tools, tool_choice, response_format)
-        params = _single(params or SamplingParams())
+        params = _single(params)
         prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
         answers = self._generation.start(prompts, params)
         self._generation.finish(answers)
@@ -256,21 +256,21 @@ class LLM:
             ContextLengthExceeded: Conversation and answer do not fit into the context.
         """
         prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
-        answers = self._generation.start(prompts, _single(params or SamplingParams()))
+        answers = self._generation.start(prompts, _single(params))
         return self._generation.stream(answers[0])
 
     def _encode_prompt(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)):
-            return list(prompt)
+        if not isinstance(prompt, (bytes, Mapping, Set)):
+            with suppress(TypeError):  # Not a check for Sequence: arrays and tensors are none.
+                return list(prompt)
         raise InvalidRequest(
             f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
         )
 
     def _whole_batch(self, token_ids: Sequence[int]) -> TokenBatch:
-        ids = self._encode_prompt(token_ids)
-        self._engine.check_prompt(ids)
+        ids = self._engine.check_prompt(self._encode_prompt(token_ids))
         if len(ids) > self.max_model_len:
             raise ContextLengthExceeded(
                 f"there are {len(ids)} tokens; the context of this model is {self.max_model_len}."
@@ -304,7 +304,30 @@ def _find_tokenizer(
     return load_tokenizer(version, vocab_size=vocab_size)
 
 
-def _single(params: SamplingParams) -> SamplingParams:
+def _listed(prompts: str | Iterable[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Mapping)):
+        raise InvalidRequest(
+            f"prompts is a {type(prompts).__name__}; it must be a text, a list of texts, or a "
+            "list of lists of token ids."
+        )
+    return list(prompts)
+
+
+def _checked(params: SamplingParams | None) -> SamplingParams:
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise InvalidRequest(
+            f"params is a {type(params).__name__}; it must be SamplingParams, such as "
+            "SamplingParams(max_tokens=64)."
+        )
+    return params
+
+
+def _single(params: SamplingParams | None) -> SamplingParams:
+    params = _checked(params)
     if params.n != 1:
         raise InvalidRequest(f"n is {params.n}; a chat or a stream gives one answer: n must be 1.")
     return params

@@ -14,6 +14,7 @@ from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.machine import available_memory_bytes
 from mixtral.model import Transformer
 from mixtral.model_source import ModelSource, find_model, is_hub_id
+from mixtral.validation import require_int
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,11 @@ def random_tensors(
 
     Yields:
         Names of ``state_dict`` and tensors.
+
+    Raises:
+        ConfigError: The seed is outside 0 to 2**63 - 1.
     """
+    require_int("seed", seed, low=0, high=2**63 - 1)
     generator = torch.Generator().manual_seed(seed)
     pool = torch.randn(_POOL_SIZE, generator=generator).mul_(0.02).to(dtype).to(device)
     with torch.device("meta"):

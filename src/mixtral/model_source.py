@@ -8,7 +8,7 @@ This file answers for the first three without torch, so that ``mixtral info`` is
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixtral.config import ModelConfig, load_json
+from mixtral.config import ModelConfig, read_config_file
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.presets import PRESETS
 
@@ -62,10 +62,8 @@ def find_model(name: str, *, layers: int | None = None, allow_preset: bool = Fal
         )
     if name == "nano":
         return ModelSource(name=name, config=read_config(NANO_FOLDER), folder=NANO_FOLDER)
-    path = Path(name).expanduser()
-    if path.is_file():
-        path = path.parent
-    if not path.is_dir():
+    path = _find_folder(name)
+    if path is None:
         raise ConfigError(
             f"model is {name!r}; it must be nano, random:8x7b (or 8x22b, 7b, nano), "
             "a folder that exists, or a hub id such as mistralai/Mixtral-8x7B-Instruct-v0.1."
@@ -80,14 +78,21 @@ def read_config(folder: Path) -> ModelConfig:
         CheckpointError: There is neither ``config.json`` nor ``params.json``.
         ConfigError: The file is wrong.
     """
-    if (folder / "config.json").is_file():
-        return ModelConfig.from_hf(load_json(folder / "config.json"))
-    if (folder / "params.json").is_file():
-        return ModelConfig.from_params_json(load_json(folder / "params.json"))
+    for name in ("config.json", "params.json"):
+        if (folder / name).is_file():
+            return read_config_file(folder / name)
     raise CheckpointError(
         f"{folder} has neither config.json nor params.json; "
         "a model folder needs one of them beside its weights."
     )
+
+
+def _find_folder(name: str) -> Path | None:
+    """Return the folder of this name, or the one that holds the file of this name."""
+    if not _exists(name) or not name.strip():
+        return None
+    path = Path(name).expanduser()
+    return path if path.is_dir() else path.parent
 
 
 def _exists(name: str) -> bool:

@@ -1,7 +1,7 @@
 """What a generation gives back. Importing this file does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -40,13 +40,13 @@ class Completion:
 
     text: str
     """The answer, without stop string and control tokens; empty for a model without tokenizer."""
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     """Generated token ids, the end token included."""
     finish_reason: Literal["stop", "length", "tool_calls"]
     """"stop": end token or stop string; "length": max_tokens or the context was reached."""
     usage: Usage
     """Tokens taken."""
-    logprobs: tuple[TokenChoice, ...] | None = None
+    logprobs: list[TokenChoice] | None = None
     """One entry per generated token, where asked for."""
     index: int = 0
     """Which of the ``n`` answers to its prompt this is."""
@@ -76,7 +76,7 @@ class ToolCall:
 class ChatCompletion(Completion):
     """One finished turn of a conversation."""
 
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: list[ToolCall] = field(default_factory=list)
     """Functions that the model wants called; empty when there is none."""
 
 
@@ -86,7 +86,7 @@ class CompletionChunk:
 
     text: str
     """New text; may be empty while a character or a stop string is incomplete."""
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     """New tokens."""
     finish_reason: Literal["stop", "length", "tool_calls"] | None
     """Set in the last piece alone."""

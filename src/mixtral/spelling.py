@@ -45,6 +45,7 @@ NUMERIC_HF = (
     "sliding_window",
     "router_aux_loss_coef",
 )
+ARCHITECTURES = ("MixtralForCausalLM", "MistralForCausalLM")
 MISTRAL_NAMES: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "dim": "hidden_size",
@@ -81,14 +82,19 @@ def refuse_other_architectures(values: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedError: It describes something else.
     """
+    names = values.get("architectures") or []
+    if isinstance(names, list) and names and not set(map(str, names)) & set(ARCHITECTURES):
+        raise UnsupportedError(
+            f"architectures is {names}; supported are {' and '.join(ARCHITECTURES)}."
+        )
     if values.get("hidden_act", "silu") != "silu":
         raise UnsupportedError(f"hidden_act is {values['hidden_act']!r}; supported is 'silu'.")
-    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    scaling = read_object(values, "rope_scaling") or read_object(values, "rope_parameters")
     rope_type = scaling.get("rope_type", scaling.get("type", "default"))
     if rope_type != "default":
         raise UnsupportedError(f"rope_type is {rope_type!r}; supported is 'default'.")
-    if values.get("quantization_config"):
-        method = values["quantization_config"].get("quant_method")
+    if quantization := read_object(values, "quantization_config"):
+        method = quantization.get("quant_method")
         raise UnsupportedError(
             f"quantization_config has quant_method {method!r}; "
             "supported are float32, float16 and bfloat16 weights."
@@ -101,11 +107,23 @@ def read_rope_theta(values: Mapping[str, Any], *, default: float) -> float:
     Raises:
         ConfigError: It is not a positive number.
     """
-    theta = (values.get("rope_parameters") or {}).get("rope_theta", values.get("rope_theta"))
+    theta = read_object(values, "rope_parameters").get("rope_theta", values.get("rope_theta"))
     if theta is None:
         return default
     require_positive_number("rope_theta", theta)
     return float(theta)
+
+
+def read_object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a field that holds fields of its own; empty where there is none.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    value = values.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} is {value!r}; it must be a JSON object.")
+    return value
 
 
 def read_dtype(value: object) -> str:

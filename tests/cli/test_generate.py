@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from mixtral import LLM
+from mixtral import LLM, SamplingParams
 from mixtral.cli import generate as generate_module
 from mixtral.cli.options import parse_logit_bias
 from mixtral.errors import InvalidRequest
@@ -140,15 +140,29 @@ def test_terminal_without_a_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_interrupt_keeps_what_was_printed(generate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(*args: Any) -> Iterator[CompletionChunk]:
+    def stream(*args: Any, **settings: Any) -> Iterator[CompletionChunk]:
         usage = Usage(prompt_tokens=1, completion_tokens=1)
-        yield CompletionChunk(text="Half", token_ids=(5,), finish_reason=None, usage=usage)
+        yield CompletionChunk(text="Half", token_ids=[5], finish_reason=None, usage=usage)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LLM, "stream", stream)
+    monkeypatch.setattr(LLM, "stream_chat", stream)
     result = generate("--stream", "Hello")
     assert result.exit_code == 130
     assert result.stdout == "Half\n"
+
+
+def test_answer_is_that_of_chat_without_the_space_before_its_first_word(
+    generate: Run, tiny: Path
+) -> None:
+    llm = LLM(tiny, device="cpu")
+    params = SamplingParams(temperature=0.0, max_tokens=6)
+    expected = llm.chat([{"role": "user", "content": "Hello"}], params).text
+    result = generate("--temperature", "0", "--max-tokens", "6", "--json", "Hello")
+    assert json.loads(result.stdout)["text"] == expected
+    several = generate("--temperature", "1", "--seed", "4", "--n", "2", "--json", "Hello")
+    texts = [answer["text"] for answer in json.loads(several.stdout)["completions"]]
+    second = generate("--temperature", "1", "--seed", "5", "--json", "Hello")
+    assert json.loads(second.stdout)["text"] == texts[1]
 
 
 @pytest.mark.parametrize("entries", [["2"], ["a=1"], ["2=x"], ["2=1", "2=3"]])

@@ -1,5 +1,6 @@
 """The training loop: it learns, it resumes to identical losses, it refuses what does not fit."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_recipe_names_unknown_and_wrong_fields(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown field learning_rat"):
         TrainRecipe.from_toml(path)
     path.write_text(base + 'max_steps="many"\n')
-    with pytest.raises(ConfigError, match="max_steps is 'many'; it must be a int"):
+    with pytest.raises(ConfigError, match="max_steps is 'many'; it must be a whole number"):
         TrainRecipe.from_toml(path)
     path.write_text('output="o"\n')
     with pytest.raises(ConfigError, match="lacks the field train_tokens"):
@@ -135,3 +136,54 @@ def test_learning_rate_rises_holds_and_falls() -> None:
     assert rates[9:50] == [1.0] * 41
     assert rates[-1] == pytest.approx(0.1)
     assert all(a >= b for a, b in pairwise(rates[50:]))
+
+
+def test_second_training_in_a_folder_is_refused(recipe_values: dict[str, object]) -> None:
+    recipe = TrainRecipe(**recipe_values)
+    first = Trainer(recipe)
+    with pytest.raises(ConfigError, match="another training is at work"):
+        Trainer(recipe)
+    first.folder.close()
+    assert Trainer(recipe).next_step == 0
+
+
+@pytest.mark.parametrize("content", [b"junk" * 1000, {"a": 1}, [1]])
+def test_state_of_any_other_kind_is_damaged(
+    recipe_values: dict[str, object], content: object
+) -> None:
+    recipe = TrainRecipe(**recipe_values)
+    state = Path(recipe.output) / "state.pt"
+    state.parent.mkdir()
+    if isinstance(content, bytes):
+        state.write_bytes(content)
+    else:
+        torch.save(content, state)
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged"):
+        Trainer(recipe)
+
+
+def test_model_of_somebody_else_is_not_replaced(recipe_values: dict[str, object]) -> None:
+    recipe = TrainRecipe(**recipe_values)
+    model = Path(recipe.output) / "model"
+    model.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no state of its run"):
+        Trainer(recipe)
+
+
+def test_wrong_data_leaves_no_folder(recipe_values: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "junk.npy").write_bytes(b"junk" * 100)
+    recipe = TrainRecipe(**(recipe_values | {"train_tokens": str(tmp_path / "junk.npy")}))
+    with pytest.raises(ConfigError, match=r"junk\.npy is not a NumPy array"):
+        Trainer(recipe)
+    assert not Path(recipe.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", math.nan), ("grad_clip", math.inf), ("seed", -1), ("output", "")],
+)
+def test_recipe_refuses_values_without_sense(
+    recipe_values: dict[str, object], name: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is"):
+        TrainRecipe(**(recipe_values | {name: value}))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixtral.config import ModelConfig, load_json
+from mixtral.config import ModelConfig, read_config_file
 from mixtral.errors import CheckpointError
 
 CONFIG_FILES = ("config.json", "params.json")
@@ -101,7 +101,7 @@ def read_model_folder(path: Path) -> ModelFolder:
     config_file = _find_config(path, chosen.family, names)
     return ModelFolder(
         path=path,
-        config=_read_config(config_file),
+        config=read_config_file(config_file),
         config_file=config_file,
         files=tuple(path / name for name in files),
         index=path / chosen.index if chosen.index else None,
@@ -188,10 +188,3 @@ def _find_config(path: Path, family: Literal["hf", "mistral"], names: set[str]) 
         f"{path} has weights but neither config.json nor params.json; "
         "copy the file that was published with these weights."
     )
-
-
-def _read_config(path: Path) -> ModelConfig:
-    values = load_json(path)
-    if path.name == "params.json":
-        return ModelConfig.from_params_json(values)
-    return ModelConfig.from_hf(values)

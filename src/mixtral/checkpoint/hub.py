@@ -57,10 +57,10 @@ def resolve_model_path(model: str | Path, *, progress: bool = False) -> Path:
     """
     if not str(model).strip():
         raise CheckpointError("the model is an empty text; give a model folder or a hub id.")
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = _existing(model)
+    if path is not None and path.is_dir():
         return path
-    if path.is_file():
+    if path is not None:
         if path.suffix in _MODEL_FILE_SUFFIXES:
             return path.parent
         raise CheckpointError(
@@ -74,6 +74,14 @@ def resolve_model_path(model: str | Path, *, progress: bool = False) -> Path:
         )
     repo, _, revision = model.partition("@")
     return _download(repo, revision or "main", progress=progress)
+
+
+def _existing(model: str | Path) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # Too long, not a path, ~ of an unknown user.
+        return None
 
 
 def _download(repo: str, revision: str, *, progress: bool) -> Path:

@@ -44,6 +44,9 @@ from mixtral.checkpoint.names import (
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError
 
+_SAME_MODEL = "Check that {file} and all files of weights come from the same model."
+# Up to here the full comparison takes no time, and names the first tensor that is wrong.
+_MOST_EXPERTS = 1000
 _Found = Mapping[str, tuple[WeightFile, StoredTensor]]
 
 
@@ -138,6 +141,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"{folder.files[0]} holds no tensor of a Mixtral (its names: {listed}); "
             "is this another model, or a LoRA adapter?"
         )
+    _check_counts(found, folder)
     expected = expected_tensors(folder.config, layout)
     found = _without_extras(found, expected, folder)
     _check_missing(found, expected, folder)
@@ -164,6 +168,23 @@ def _check_index(folder: ModelFolder, files: Mapping[str, WeightFile]) -> None:
             )
 
 
+def _check_counts(found: _Found, folder: ModelFolder) -> None:
+    """Refuse absurd counts before a list of all expected tensors is made, which has no end then."""
+    config, file = folder.config, folder.config_file
+    if config.num_hidden_layers > len(found):
+        raise CheckpointError(
+            f"{file} has num_hidden_layers {config.num_hidden_layers}, but there are only "
+            f"{len(found)} tensors. {_SAME_MODEL.format(file=file.name)}"
+        )
+    gates = [stored.shape for name, (_, stored) in found.items() if name.endswith("gate.weight")]
+    experts = max((shape[0] for shape in gates if shape), default=0)
+    if config.num_local_experts > max(experts, _MOST_EXPERTS):
+        raise CheckpointError(
+            f"{file} has num_local_experts {config.num_local_experts}, but the gates have "
+            f"{experts} rows. {_SAME_MODEL.format(file=file.name)}"
+        )
+
+
 def _without_extras(
     found: dict[str, tuple[WeightFile, StoredTensor]],
     expected: Mapping[str, ExpectedTensor],
@@ -172,9 +193,9 @@ def _without_extras(
     extra = [name for name in found if name not in expected and not is_harmless_extra(name)]
     if extra:
         name = extra[0]
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        more = f", nor do {len(extra) - 1} more" if len(extra) > 1 else ""
         raise CheckpointError(
-            f"{found[name][0].path}: tensor {name}{more} does not belong to this model. "
+            f"{found[name][0].path}: tensor {name} does not belong to this model{more}. "
             + _hint(found, folder)
         )
     return {name: place for name, place in found.items() if name in expected}
@@ -212,7 +233,7 @@ def _hint(found: _Found, folder: ModelFolder) -> str:
             f"{file} has num_local_experts {config.num_local_experts}; "
             f"the weights have {1 + max(experts)} experts."
         )
-    return f"Check that {file} and all files of weights come from the same model."
+    return _SAME_MODEL.format(file=file)
 
 
 def _check_tensor(

@@ -7,12 +7,15 @@ with spaces, as the format allows.
 
 A model folder appears whole or not at all. Files are written to ``.NAME.XXXXXXXX.partial`` beside
 the target, the config last, and the folder is renamed when everything is on disk. A failure or
-Ctrl-C removes it; if the process is killed, what is left has no config and does not load.
+Ctrl-C removes it; if the process is killed, what is left has no config and does not load, and the
+next attempt to write the same target removes it.
 """
 
 import errno
 import json
+import logging
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -39,6 +42,9 @@ from mixtral.checkpoint.names import (
 from mixtral.checkpoint.reader import open_checkpoint
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError
+from mixtral.folder_lock import FolderLock
+
+logger = logging.getLogger(__name__)
 
 WrittenLayout = Literal["hf", "consolidated"]
 
@@ -124,9 +130,12 @@ def _staged(target: Path) -> Iterator[Path]:
     """Give a new folder beside the target; rename it at the end, remove it on any failure."""
     target = target.absolute()
     _require_free_name(target)
+    _remove_leftovers(target)
+    lock: FolderLock | None = None
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
         staging.mkdir(parents=True)
+        lock = FolderLock(staging)
         yield staging
         _sync_folder(staging)
         if target.exists():
@@ -139,16 +148,41 @@ def _staged(target: Path) -> Iterator[Path]:
             raise CheckpointError(
                 f"the disk of {target.parent} is full; free some space and try again."
             ) from error
-        raise CheckpointError(f"{target} cannot be written: {error}.") from error
+        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}.") from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what a killed process left of this target; a living one has it locked."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
+    if not target.parent.is_dir():
+        return
+    for leftover in [p for p in target.parent.iterdir() if pattern.fullmatch(p.name)]:
+        lock = FolderLock(leftover)
+        if not lock.is_held:
+            raise CheckpointError(
+                f"another process is writing {target}; wait for it, or choose another target."
+            )
+        logger.warning("removing %s, which a stopped process left behind", leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
+        lock.release()
 
 
 def _require_free_name(target: Path) -> None:
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    if target.exists() or target.is_symlink():
+    try:
+        if target.is_dir() and not any(target.iterdir()):
+            return
+        is_taken = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} cannot be written: {error.strerror}. Choose another target."
+        ) from error
+    if is_taken:
         raise CheckpointError(
             f"{target} exists and is not an empty folder; choose another target or remove it."
         )
@@ -161,8 +195,8 @@ def _require_free_disk(folder: Path, config: ModelConfig, layout: str, dtype: DT
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free; the checkpoint in {dtype} needs "
-            f"{needed / 1e9:.1f} GB. Free some space or choose another disk."
+            f"{folder.parent} has {free / 1e6:,.1f} MB free; the checkpoint in {dtype} needs "
+            f"{needed / 1e6:,.1f} MB. Free some space or choose another disk."
         )
 
 

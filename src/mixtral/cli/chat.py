@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixtral.cli.console import format_count, note
+from mixtral.cli.console import format_count, note, require_text
 from mixtral.cli.options import ModelOptions, SamplingOptions, grouped_options
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def chat(
     Enter sends; Alt-Enter, Ctrl-J or a backslash at the end of a line begins a new line.
     Ctrl-C stops an answer. /help lists commands. Through a pipe, each line is one message.
     """
+    require_text("the system text", system)
     params = sampling.params()
     llm = model.load()
     # A model without a tokenizer cannot talk; better said now than after the first message.
@@ -63,7 +64,8 @@ def chat(
 
 
 def _read_line() -> str | None:
-    line = sys.stdin.readline()
+    # Bytes: whether text may hold wrong ones depends on the locale.
+    line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape")
     return line.rstrip("\r\n") if line else None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixtral.cli.console import note, write_text
+from mixtral.cli.console import error_line, note, require_text, write_text
 from mixtral.cli.conversation import Conversation, Turn
 from mixtral.cli.options import with_max_tokens
 from mixtral.engine import SamplingParams
@@ -70,7 +70,7 @@ class ChatSession:
     def handle(self, line: str) -> bool:
         """Do what a line says; return False when it ends the chat."""
         text = line.strip()
-        if not text:
+        if not text or not self._is_text(text):
             return True
         if text.startswith("//"):
             self.answer(text[1:])
@@ -81,6 +81,14 @@ class ChatSession:
             self._run_command(name, rest.strip())
         else:
             self.answer(line)
+        return True
+
+    def _is_text(self, line: str) -> bool:
+        try:
+            require_text("your line", line)
+        except InvalidRequest as error:
+            _complain(str(error))
+            return False
         return True
 
     def answer(self, text: str) -> None:
@@ -107,7 +115,7 @@ class ChatSession:
         except Error as error:
             turns.pop()
             hint = " /reset starts over." if isinstance(error, ContextLengthExceeded) else ""
-            _complain(f"{error}{hint} Your message was not sent.")
+            _complain(f"{str(error).rstrip('.')}.{hint} Your message was not sent.")
             return
         write_text("\n")
         content = "".join(pieces)
@@ -224,7 +232,7 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    print("error:", " ".join(text.split()), file=sys.stderr)
+    print(error_line(text), file=sys.stderr)
 
 
 def _refuse_argument(command: str, argument: str) -> None:
@@ -235,7 +243,13 @@ def _refuse_argument(command: str, argument: str) -> None:
 def _file(command: str, name: str) -> Path:
     if not name:
         raise InvalidRequest(f"{command} needs the name of a file, such as {command} talk.json.")
-    return Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise InvalidRequest(f"{name}: {error}") from error
+    if "\0" in name or not path.name:
+        raise InvalidRequest(f"{name!r} is no name of a file.")
+    return path
 
 
 def _parse_setting(entry: str) -> tuple[str, Any]:
@@ -250,7 +264,7 @@ def _parse_setting(entry: str) -> tuple[str, Any]:
         return name, None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     if name != "logit_bias":
         return name, value

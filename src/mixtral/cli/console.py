@@ -17,6 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from mixtral.errors import InvalidRequest
+
+_LONGEST_ERROR = 1000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -35,10 +38,40 @@ def note(text: str) -> None:
     stderr_console().print(text, style="dim", markup=False, soft_wrap=True)
 
 
+def error_line(message: str) -> str:
+    r"""Return a message as one line; of a very long one, such as a value given, the ends.
+
+    >>> error_line("n is 0;\nit must be above 0.")
+    'error: n is 0; it must be above 0.'
+    """
+    text = " ".join(message.split())
+    if len(text) > _LONGEST_ERROR:
+        text = f"{text[: _LONGEST_ERROR // 2]} [...] {text[-_LONGEST_ERROR // 2 :]}"
+    return f"error: {text}"
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object, the only thing on standard output."""
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not is_utf8) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+def require_text(name: str, text: str) -> None:
+    """Check that bytes from outside were UTF-8; Python hands on others as lone surrogates.
+
+    Raises:
+        InvalidRequest: They were not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{name} is not UTF-8 text, from character {error.start + 1} on; convert it first."
+        ) from error
 
 
 def write_text(text: str) -> None:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mixtral.cli.console import write_file
+from mixtral.cli.console import require_text, write_file
 from mixtral.errors import InvalidRequest
+
+# Ten times the text of the longest context.
+_MAX_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +62,14 @@ class Conversation:
             OSError: The file cannot be read.
             InvalidRequest: It holds something else.
         """
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise InvalidRequest(
+                f"{path} is longer than {_MAX_BYTES / 1e6:.0f} MB; no conversation is."
+            )
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"{path} is not JSON: {error}.") from error
         if isinstance(entries, dict):
@@ -82,6 +91,7 @@ class Conversation:
             )
         if not isinstance(content, str):
             raise InvalidRequest(f"{where} has content {content!r}; it must be a text.")
+        require_text(f"{where}: content", content)
         if role == "assistant" and not content:
             raise InvalidRequest(f"{where} is an empty answer; the model's template has none.")
         if unknown := sorted(set(entry) - {"role", "content", "interrupted"}):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixtral.cli.console import note, print_json, spinner, write_text
+from mixtral.cli.console import note, print_json, require_text, spinner, write_text
 from mixtral.cli.options import (
     ModelOptions,
     SamplingOptions,
@@ -17,6 +17,8 @@ from mixtral.cli.options import (
 from mixtral.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mixtral.engine import SamplingParams
     from mixtral.llm import LLM
     from mixtral.outputs import Completion, CompletionChunk
@@ -68,28 +70,59 @@ def generate(
         raise InvalidRequest(
             "--raw sends the text alone; leave out --system and --safe-prompt, or leave out --raw."
         )
+    require_text("the system text", system or "")
     params = sampling.params(n=n, logprobs=logprobs)
     text = _read_prompt(prompt, raw=raw)
     llm = model.load(max_num_seqs=n)
-    if raw:
-        token_ids = llm.tokenizer.encode(text)
-    else:
-        messages = [{"role": "user", "content": text}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        token_ids = llm.encode_chat(messages, safe_prompt=safe_prompt)
-    params = with_max_tokens(params, room=llm.max_model_len - len(token_ids))
+    request = _Request(llm, text, raw=raw, system=system, safe_prompt=safe_prompt)
+    params = with_max_tokens(params, room=llm.max_model_len - request.num_tokens)
     if stream is None:
         stream = sys.stdout.isatty() and n == 1 and not as_json
     if stream:
-        _stream(llm, token_ids, params)
+        _print_stream(request.stream(params), params)
         return
     with spinner("generating"):
-        completions = llm.generate([token_ids], params)
+        completions = request.complete(params)
     if as_json:
         print_json(_as_json(completions, llm.tokenizer))
     else:
         _print_texts(completions)
+
+
+class _Request:
+    """A text to continue, or a conversation to answer."""
+
+    def __init__(
+        self, llm: "LLM", text: str, *, raw: bool, system: str | None, safe_prompt: bool
+    ) -> None:
+        self._llm = llm
+        self._text = text if raw else None
+        self._safe_prompt = safe_prompt
+        self._messages = [{"role": "user", "content": text}]
+        if system is not None:
+            self._messages.insert(0, {"role": "system", "content": system})
+        if raw:
+            token_ids = llm.tokenizer.encode(text)
+        else:
+            token_ids = llm.encode_chat(self._messages, safe_prompt=safe_prompt)
+        self.num_tokens = len(token_ids)
+
+    def stream(self, params: "SamplingParams") -> "Iterator[CompletionChunk]":
+        """Yield the answer piece by piece."""
+        if self._text is not None:
+            return self._llm.stream(self._text, params)
+        return self._llm.stream_chat(self._messages, params, safe_prompt=self._safe_prompt)
+
+    def complete(self, params: "SamplingParams") -> "list[Completion]":
+        """Return ``params.n`` answers; answer i uses seed + i."""
+        if self._text is not None:
+            return self._llm.generate(self._text, params)
+        answers: list[Completion] = []
+        for index in range(params.n):
+            seed = None if params.seed is None else params.seed + index
+            own = params.replace(n=1, seed=seed)
+            answers.append(self._llm.chat(self._messages, own, safe_prompt=self._safe_prompt))
+        return answers
 
 
 def _check_output(*, n: int, stream: bool | None, as_json: bool, logprobs: int | None) -> None:
@@ -104,6 +137,7 @@ def _check_output(*, n: int, stream: bool | None, as_json: bool, logprobs: int |
 def _read_prompt(prompt: str | None, *, raw: bool) -> str:
     if prompt is not None and prompt != "-":
         text = prompt
+        require_text("the prompt", text)
     elif sys.stdin.isatty():
         raise InvalidRequest("there is no prompt; give it as an argument or on standard input.")
     else:
@@ -122,10 +156,10 @@ def _read_prompt(prompt: str | None, *, raw: bool) -> str:
     return text
 
 
-def _stream(llm: "LLM", token_ids: list[int], params: "SamplingParams") -> None:
+def _print_stream(chunks: "Iterator[CompletionChunk]", params: "SamplingParams") -> None:
     last: CompletionChunk | None = None
     try:
-        for chunk in llm.stream(token_ids, params):
+        for chunk in chunks:
             write_text(chunk.text)
             last = chunk
     finally:

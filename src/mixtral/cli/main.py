@@ -3,21 +3,26 @@
 A command's module is imported when that command runs, so ``mixtral --help`` reads none of them.
 
 Exit status: 0 fine; 1 something failed while running (no room on the disk, the engine stopped);
-2 the input is wrong (an option, a recipe, a model that is not there); 130 stopped with Ctrl-C.
+2 the input is wrong (an option, a recipe, a model that is not there); 130 stopped with Ctrl-C,
+143 with SIGTERM.
 """
 
 import errno
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import mixtral
+from mixtral.cli.console import error_line
 from mixtral.errors import EngineError, Error
 
 COMMANDS: Mapping[str, str] = {
@@ -108,7 +113,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; None takes those of the process.
     """
+    _prepare_streams()
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _leave)
     app(args=arguments, prog_name="mixtral")
+
+
+def _prepare_streams() -> None:
+    """Put something in the place of closed streams; Python leaves None there."""
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.BytesIO())
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    if sys.stdout is None:
+        sys.exit(_fail("standard output is closed; results need a place to go.", 1))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # Not the default, which ends the process at once and leaves files half-written.
+    raise SystemExit(128 + number)
 
 
 class _StderrHandler(logging.Handler):
@@ -138,7 +165,7 @@ def _log_to_stderr(level: int) -> None:
 
 def _fail(message: str, status: int) -> int:
     if message:
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print(error_line(message), file=sys.stderr)
     return status
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
+from operator import index
 
 from mixtral.config import EngineConfig
 from mixtral.engine.block_manager import BlockManager
@@ -76,8 +77,7 @@ class Engine:
             InvalidRequest: The prompt is empty, or a token id is not in the vocabulary.
             ContextLengthExceeded: Prompt and answer do not fit into the context.
         """
-        prompt = list(prompt_token_ids)
-        self.check_prompt(prompt)
+        prompt = self.check_prompt(prompt_token_ids)
         self._check_ids("logit_bias", list(params.logit_bias))
         room = self._max_model_len - len(prompt)
         if room < (params.max_tokens or 1):
@@ -98,15 +98,15 @@ class Engine:
         self._scheduler.add(sequence)
         return sequence.sequence_id
 
-    def check_prompt(self, token_ids: list[int]) -> None:
-        """Check that a prompt has tokens and that the model knows them.
+    def check_prompt(self, token_ids: AbstractSequence[int]) -> list[int]:
+        """Check that a prompt has tokens that the model knows, and return them as plain numbers.
 
         Raises:
             InvalidRequest: It is empty, or a token id is not in the vocabulary.
         """
-        if not token_ids:
+        if not len(token_ids):
             raise InvalidRequest("the prompt has no tokens; it must have at least one.")
-        self._check_ids("the prompt", token_ids)
+        return self._check_ids("the prompt", token_ids)
 
     def step(self) -> list[TokenOutput]:
         """Run one step and return the new tokens; none for sequences still in prefill."""
@@ -114,15 +114,16 @@ class Engine:
         if not scheduled:
             return []
         logits = self._runner.run(scheduled)
-        ready = []
-        for row, item in enumerate(scheduled):
-            item.sequence.num_computed_tokens += item.num_new_tokens
-            if item.sequence.num_uncomputed_tokens == 0:
-                ready.append(row)
-        if not ready:
-            return []
+        ready = [
+            row
+            for row, item in enumerate(scheduled)
+            if item.num_new_tokens == item.sequence.num_uncomputed_tokens
+        ]
         sequences = [scheduled[row].sequence for row in ready]
-        sampled = self._sampler.sample(logits[ready], sequences)
+        sampled = self._sampler.sample(logits[ready], sequences) if ready else []
+        # Noted only now: a step that an exception or Ctrl-C ended earlier can be run again.
+        for item in scheduled:
+            item.sequence.num_computed_tokens += item.num_new_tokens
         return [
             self._note(sequence, token_id, logprob)
             for sequence, (token_id, logprob) in zip(sequences, sampled, strict=True)
@@ -151,10 +152,19 @@ class Engine:
         self._sampler.forget(sequence)
         del self._sequences[sequence.sequence_id]
 
-    def _check_ids(self, name: str, token_ids: list[int]) -> None:
-        vocab_size = self._model_config.vocab_size
+    def _check_ids(self, name: str, token_ids: AbstractSequence[int]) -> list[int]:
+        last = self._model_config.vocab_size - 1
+        checked = []
         for token_id in token_ids:
-            if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+            try:
+                # Whole numbers of NumPy and torch have an index, floats and texts do not.
+                number = -1 if isinstance(token_id, bool) else index(token_id)
+            except TypeError:
+                number = -1
+            if not 0 <= number <= last:
                 raise InvalidRequest(
-                    f"{name} has the token id {token_id!r}; this model knows 0 to {vocab_size - 1}."
+                    f"{name} has the token id {token_id!r}; this model knows the whole numbers "
+                    f"from 0 to {last}."
                 )
+            checked.append(number)
+        return checked

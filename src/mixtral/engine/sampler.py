@@ -5,6 +5,7 @@ the same tokens whatever else runs. Sources: top-p, arXiv:1904.09751; min-p, arX
 repetition penalty, arXiv:1909.05858, section 4.1.
 """
 
+import math
 import secrets
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mixtral.engine.sampling_params import SamplingParams
 from mixtral.engine.sequence import Sequence
+from mixtral.errors import EngineError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,16 @@ class Sampler:
 
         Returns:
             Token id, and its log-probability where the sequence asks for it.
+
+        Raises:
+            EngineError: The model gives no numbers.
         """
+        # The largest is enough: it is NaN where any is.
+        if not math.isfinite(float(logits.amax())):
+            raise EngineError(
+                "the model gives logits that are no finite numbers; its weights are damaged, or "
+                "too large for the dtype: try bfloat16 or float32."
+            )
         greedy = logits.argmax(dim=-1).tolist()
         results = []
         for row, sequence, best in zip(logits, sequences, greedy, strict=True):

@@ -4,7 +4,6 @@ Importing this file does not import torch.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +46,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     """The same, once per occurrence, -2 to 2."""
     repetition_penalty: float = 1.0
-    """Divides positive logits of tokens in prompt or answer, multiplies negative ones; above 0."""
+    """Divides positive logits of tokens so far, multiplies negative ones; above 0 to 100."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these token ids, -100 to 100."""
     ignore_eos: bool = False
@@ -76,9 +75,9 @@ class SamplingParams:
             _check_int("logprobs", self.logprobs, 0, 20)
         _check_number("presence_penalty", self.presence_penalty, -2, 2)
         _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        _check_number("repetition_penalty", self.repetition_penalty, 0, math.inf)
+        _check_number("repetition_penalty", self.repetition_penalty, 0, 100)
         if self.repetition_penalty == 0:
-            raise InvalidRequest("repetition_penalty is 0; it must be above 0.")
+            raise InvalidRequest("repetition_penalty is 0; it must be above 0 and at most 100.")
         object.__setattr__(self, "stop", _checked_stop(self.stop))
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidRequest(
@@ -106,7 +105,8 @@ class SamplingParams:
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]
+    # Compared as it is: a whole number may be too large to become a float.
+    if not is_number or not low <= value <= high:  # type: ignore[operator]
         raise InvalidRequest(f"{name} is {value!r}; it must be a number from {low} to {high}.")
 
 

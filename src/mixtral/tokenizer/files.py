@@ -39,6 +39,9 @@ BUILT_IN_FILES: dict[str, str] = {
 }
 """The SentencePiece files that come with mistral-common and belong to Mixtral 8x7B and 8x22B."""
 
+V3_VOCAB_SIZE = 32768
+"""Pieces of the v3 tokenizer, all of which a model of 8x22B has."""
+
 FOLDER_PATTERNS = (
     "tokenizer.model.v3",
     "tokenizer.model.v1",
@@ -143,7 +146,14 @@ def _make(model_path: Path, *, version: str, source: str, vocab_size: int | None
                 f"the tokenizer has {num_pieces} pieces ({source}), but the model only has "
                 f"vocab_size {vocab_size}; they do not belong together"
             )
-        if num_padding_ids:
+        if version == "v1" and vocab_size == V3_VOCAB_SIZE:
+            logger.warning(
+                "the model has %d ids, as many as the v3 tokenizer, but its tokenizer is v1 (%s); "
+                "if answers make no sense, name v3",
+                vocab_size,
+                source,
+            )
+        elif num_padding_ids:
             logger.info(
                 "the model has %d ids behind the last piece of the tokenizer", num_padding_ids
             )

@@ -117,8 +117,12 @@ def _open_array(path: Path, dtype: type) -> "np.ndarray[tuple[int], np.dtype[Any
         array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; prepare the data first.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a NumPy array file: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, EOFError) as error:
+        raise ConfigError(
+            f"{path} is not a NumPy array file, or is cut; prepare the data again."
+        ) from error
     if array.ndim != 1 or array.dtype != dtype:
         raise ConfigError(
             f"{path} holds {array.dtype} of {array.ndim} dimensions; "

@@ -5,6 +5,7 @@ The string under each field says what it means; ``mixtral train --help`` prints 
 
 import dataclasses
 import math
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,17 @@ class TrainRecipe:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
-        for name in ("beta1", "beta2", "long_seq_fraction", "decay_fraction"):
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
+        for name in ("output", "train_tokens", "valid_tokens"):
+            if not getattr(self, name).strip():
+                raise ConfigError(f"{name} is empty; it must be a path.")
+        for name in ("long_seq_fraction", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
         if self.dtype not in ("bfloat16", "float32"):
             raise ConfigError(f"dtype is {self.dtype!r}; it must be bfloat16 or float32.")
         ModelConfig.preset(self.model)
@@ -165,9 +174,14 @@ class TrainRecipe:
 _PATHS = ("output", "train_tokens", "valid_tokens", "train_mask", "valid_mask")
 
 
+_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
 def _check_type(name: str, value: Any, wanted: type, default: Any) -> None:
     if default is dataclasses.MISSING:
         wanted = str
     allowed: tuple[type, ...] = (int, float) if wanted is float else (wanted,)
     if not isinstance(value, allowed) or isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be a {wanted.__name__}.")
+        raise ConfigError(f"{name} is {value!r}; it must be {_KINDS[wanted]}.")
+    if wanted is float and not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number.")

@@ -6,27 +6,48 @@ leaves the old state or the new one whole. Log lines past the state are dropped 
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mixtral.errors import CheckpointError
+from mixtral.errors import CheckpointError, ConfigError
+from mixtral.folder_lock import FolderLock
+
+_DAMAGED = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError)
 
 
 class RunFolder:
     """Files of one run.
 
     Args:
-        path: Folder; made where it is missing.
+        path: Folder; made where it is missing, and locked until ``close``.
+
+    Raises:
+        ConfigError: It cannot be made, or another process trains in it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log_path = path / "log.jsonl"
         self.state_path = path / "state.pt"
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"output is {path}, which cannot be made: {error.strerror or error}."
+            ) from error
+        self._lock = FolderLock(path)
+        if not self._lock.is_held:
+            raise ConfigError(
+                f"another training is at work in {path}; wait for it, or name another output."
+            )
+
+    def close(self) -> None:
+        """Let another run use the folder."""
+        self._lock.release()
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to the log."""
@@ -66,8 +87,13 @@ class RunFolder:
                 os.fsync(file.fileno())
             temporary.replace(self.state_path)
         except (OSError, RuntimeError) as error:
+            # torch hides the reason of a failed write; a full disk is the usual one.
+            free = shutil.disk_usage(self.path).free
             temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"{self.state_path} cannot be written: {error}.") from error
+            raise CheckpointError(
+                f"{self.state_path} cannot be written; its disk has {free / 1e6:.0f} MB left. "
+                "Free some space and start again: the run resumes from the last state."
+            ) from error
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none, and drop log lines past it.
@@ -79,9 +105,13 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise CheckpointError(f"{self.state_path} is damaged: {error}. Delete it.") from error
-        kept = [record for record in self.read_log() if record["step"] < state["step"]]
+            step, _ = state["step"], state["recipe"]
+            kept = [record for record in self.read_log() if record["step"] < step]
+        except (*_DAMAGED, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{self.state_path} is damaged ({type(error).__name__}); delete it and "
+                f"{self.log_path.name} to start anew."
+            ) from error
         temporary = self.log_path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.log_path)

@@ -69,17 +69,26 @@ class Trainer:
         dtype = getattr(torch, recipe.dtype)
         self.model = self._first_model().to(dtype).requires_grad_(True).train()
         self.optimizer = MasterAdamW(self.model, recipe)
-        self.folder = RunFolder(Path(recipe.output))
-        self.next_step = self._resume()
         self._train_data = self._stream(recipe.train_tokens, recipe.train_mask)
         self._valid_data = self._stream(recipe.valid_tokens, recipe.valid_mask)
+        self.folder = RunFolder(Path(recipe.output))
+        self.next_step = self._resume()
 
     def run(self) -> Iterator[StepMetrics]:
         """Train to the last step, yielding the numbers of each; then write the model.
 
+        The folder is locked until then; closing the iterator gives it back.
+
         Raises:
             CheckpointError: A state or the model cannot be written.
         """
+        try:
+            yield from self._steps()
+            self.export(Path(self.recipe.output) / "model")
+        finally:
+            self.folder.close()
+
+    def _steps(self) -> Iterator[StepMetrics]:
         recipe = self.recipe
         while self.next_step < recipe.max_steps:
             metrics = self._train_step(self.next_step)
@@ -90,7 +99,6 @@ class Trainer:
             if self.next_step % recipe.checkpoint_every == 0 or is_last:
                 self._save()
             yield metrics
-        self.export(Path(recipe.output) / "model")
 
     def export(self, folder: Path) -> None:
         """Write the model as it is now in the Hugging Face layout; an older export is replaced.
@@ -194,6 +202,7 @@ class Trainer:
     def _resume(self) -> int:
         state = self.folder.load_state()
         if state is None:
+            self._require_no_model()
             return 0
         if state["recipe"] != self._identity():
             raise ConfigError(
@@ -202,9 +211,18 @@ class Trainer:
             )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state_path} does not fit: {error}.") from error
         return int(state["step"])
+
+    def _require_no_model(self) -> None:
+        """Refuse to replace a model at the end of a run that did not make it."""
+        model = self.folder.path / "model"
+        if model.exists():
+            raise ConfigError(
+                f"{model} exists, and no state of its run is beside it; name another output, or "
+                "move the model away."
+            )
 
     def _save(self) -> None:
         state = {
