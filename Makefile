@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
     if $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
     then echo $$name; break; fi; done)
-QUESTION ?= What is 12 + 30?
+QUESTION ?= What is a mixture of experts?
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
