@@ -182,6 +182,7 @@ def test_tools_and_formats_are_refused_not_ignored(llm: LLM) -> None:
         ({"model": "random:nano", "kv_cache_gb": 0}, ConfigError, "kv_cache_gb is 0"),
         ({"model": "random:nano", "kv_cache_gb": 1e-6}, ConfigError, "KV cache has room for 0"),
         ({"model": "random:nano", "tokenizer": "v9"}, TokenizerError, "v9"),
+        ({"model": "random:nano", "tokenizer": 5}, ConfigError, "tokenizer is 5"),
         ({"model": "random:8x22b"}, UnsupportedError, "weights take 281.3 GB"),
     ],
 )

@@ -10,6 +10,7 @@ from mixtral.checkpoint import open_checkpoint
 from mixtral.model_source import NANO_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes/nano/results"
 GREEDY = SamplingParams(temperature=0.0, max_tokens=120)
 
 
@@ -28,15 +29,16 @@ def test_nano_is_its_preset_and_at_most_40_mb() -> None:
     assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 40_000_000
 
 
-def test_nano_turns_unseen_records_into_json(nano: LLM) -> None:
+def test_nano_answers_what_its_card_says_it_can(nano: LLM) -> None:
+    evaluation = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))
+    cases = heldout_cases("talk")[:12]
+    expected = [a for a in evaluation["answers"] if a["task"] == "talk"][:12]
     right = 0
-    for case in heldout_cases("json")[:8]:
-        answer = nano.chat(case["messages"], GREEDY).text  # type: ignore[arg-type]
-        try:
-            right += json.loads(answer) == json.loads(str(case["expected"]))
-        except ValueError:
-            continue
-    assert right >= 4
+    for case, answer in zip(cases, expected, strict=True):
+        text = nano.chat(case["messages"], GREEDY).text  # type: ignore[arg-type]
+        right += (text.strip() == case["expected"]) == answer["right"]
+    # Another processor rounds bfloat16 differently, which may turn a close answer.
+    assert right >= 10
 
 
 def test_nano_says_what_it_is(nano: LLM) -> None:
@@ -54,8 +56,7 @@ def test_nano_uses_every_expert_of_every_layer(nano: LLM) -> None:
 
 def test_card_and_evaluation_agree() -> None:
     card = (NANO_FOLDER / "README.md").read_text(encoding="utf-8")
-    path = ROOT / "recipes/nano/results/evaluation.json"
-    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    evaluation = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))
     assert sum(count["cases"] for count in evaluation["tasks"].values()) >= 400
     for task, count in evaluation["tasks"].items():
         marked = [a["right"] for a in evaluation["answers"] if a["task"] == task]

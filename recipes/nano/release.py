@@ -56,7 +56,7 @@ def release(runs: Path, evaluation: dict[str, Any]) -> None:
     PACKAGE.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         shutil.copyfile(runs / stage / "log.jsonl", RESULTS / f"{stage}_log.jsonl")
-        plot_log(RESULTS / f"{stage}_log.jsonl", RESULTS / f"{stage}_loss.png")
+        plot_log(runs / stage / "log.jsonl", RESULTS / f"{stage}_loss.png")
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(runs / "sft" / "model" / name, PACKAGE / name)
     shutil.copyfile(built_in_file("v3"), PACKAGE / "tokenizer.model.v3")

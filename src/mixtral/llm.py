@@ -21,6 +21,7 @@ from mixtral.cache_plan import plan_cache
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
 from mixtral.errors import (
+    ConfigError,
     ContextLengthExceeded,
     InvalidRequest,
     TokenizerError,
@@ -284,6 +285,10 @@ def _find_tokenizer(
     """Return the tokenizer of a model, or why it has none; token ids still work then."""
     vocab_size = source.config.vocab_size
     if tokenizer is not None:
+        if not isinstance(tokenizer, (str, Path)):
+            raise ConfigError(
+                f"tokenizer is {tokenizer!r}; it must be 'v1', 'v3', or the path of a file."
+            )
         return load_tokenizer(tokenizer, vocab_size=vocab_size)
     version = _VERSION_BY_VOCAB_SIZE.get(vocab_size)
     if source.folder is not None and has_tokenizer(source.folder):

@@ -2,9 +2,9 @@
 
 A command's module is imported when that command runs, so ``mixtral --help`` reads none of them.
 
-Exit status: 0 fine; 1 something failed while running (no room on the disk, the engine stopped);
-2 the input is wrong (an option, a recipe, a model that is not there); 130 stopped with Ctrl-C,
-143 with SIGTERM.
+Exit status: 0 fine; 1 something failed while running (the engine stopped, the output is gone);
+2 the input is wrong (an option, a recipe, a model that is not there, a disk too small for it);
+130 stopped with Ctrl-C, 143 with SIGTERM.
 """
 
 import errno
