@@ -104,6 +104,13 @@ def test_linear_keeps_gradients() -> None:
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize("width", [16, 64])
+def test_linear_refuses_a_weight_of_another_width(width: int) -> None:
+    x, weight = torch.zeros(2, 32).bfloat16(), torch.zeros(4, width).bfloat16()
+    with pytest.raises(RuntimeError, match="shape"):
+        linear(x, weight)
+
+
 def test_linear_takes_views_with_gaps() -> None:
     x = torch.randn(3, 32).bfloat16()[:, ::2]
     weight = torch.randn(16, 4).bfloat16().T

@@ -27,10 +27,15 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
     Returns:
         [..., N], dtype of ``x``; sums are float32 for bfloat16.
+
+    Raises:
+        RuntimeError: The shapes or dtypes do not agree.
     """
     if x.dtype == torch.bfloat16 and x.numel() <= _MAX_KERNEL_ROWS * x.shape[-1]:
         library = _bf16_library()
-        if library is not None and _is_plain(x) and _is_plain(weight):
+        # C++ would read past the end where the widths differ; torch says so.
+        fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1]
+        if library is not None and fits and _is_plain(x) and _is_plain(weight):
             rows = x.reshape(-1, x.shape[-1])
             out = library.linear_bf16(rows, weight, torch.get_num_threads())
             return out.view(*x.shape[:-1], weight.shape[0])
