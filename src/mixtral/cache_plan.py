@@ -2,14 +2,13 @@
 
 import logging
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
-from mixtral.config import DType, EngineConfig
+from mixtral.config import EngineConfig
 from mixtral.errors import ConfigError
 from mixtral.machine import available_memory_bytes
-from mixtral.model import Transformer
+from mixtral.model import LanguageModel
 from mixtral.validation import require_int, require_positive_number
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class CachePlan:
 
 
 def plan_cache(
-    model: Transformer,
+    model: LanguageModel,
     *,
     max_model_len: int | None,
     kv_cache_gb: float | None,
@@ -60,8 +59,7 @@ def plan_cache(
     require_int("max_num_seqs", max_num_seqs, low=1)
     wanted = max_model_len or longest
     block_size = EngineConfig(num_blocks=1).block_size
-    dtype = cast(DType, str(model.lm_head.weight.dtype).removeprefix("torch."))
-    block_bytes = block_size * config.kv_bytes_per_token(dtype)
+    block_bytes = model.cache_bytes(num_blocks=1, block_size=block_size)
     if kv_cache_gb is not None:
         require_positive_number("kv_cache_gb", kv_cache_gb)
         if kv_cache_gb * 1e9 > (free := _free_bytes(model, 0)):
@@ -86,8 +84,7 @@ def plan_cache(
     return CachePlan(num_blocks=num_blocks, max_model_len=room)
 
 
-def _free_bytes(model: Transformer, unread_bytes: int) -> int:
-    weight = model.lm_head.weight
-    if weight.is_cuda:
-        return int(torch.cuda.mem_get_info(weight.device)[0])
+def _free_bytes(model: LanguageModel, unread_bytes: int) -> int:
+    if model.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(model.device)[0])
     return max(0, available_memory_bytes() - unread_bytes)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.presets import PRESETS
+from mixtral.quantization import QuantizationRecipe
 from mixtral.spelling import (
     MISTRAL_NAMES,
     OPTIONAL_HF,
@@ -350,5 +351,20 @@ def read_config_file(path: Path) -> ModelConfig:
     is_mistral = path.name == "params.json"
     try:
         return ModelConfig.from_params_json(values) if is_mistral else ModelConfig.from_hf(values)
+    except (ConfigError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_recipe_file(path: Path) -> QuantizationRecipe | None:
+    """Read how the weights beside a config file are packed; None where they are not.
+
+    Raises:
+        ConfigError: The file cannot be read, or its ``quantization_config`` is wrong.
+        UnsupportedError: Another tool packed them, or a later version of this one.
+    """
+    values = load_json(path)
+    try:
+        quantization = read_object(values, "quantization_config")
+        return QuantizationRecipe.from_json(quantization) if quantization else None
     except (ConfigError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from error

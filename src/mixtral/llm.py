@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mixtral.cache_plan import plan_cache
@@ -29,8 +28,7 @@ from mixtral.errors import (
 )
 from mixtral.generation import Generation
 from mixtral.loading import find_or_download, load_model
-from mixtral.model import RouterTrace, TokenBatch
-from mixtral.model.router_trace import RouterRecorder
+from mixtral.model import RouterTrace
 from mixtral.model_source import ModelSource
 from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
 from mixtral.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -49,7 +47,8 @@ class LLM:
     Args:
         model: ``nano``, ``random:8x7b``, a local folder, or a hub id.
         dtype: float32, bfloat16 or float16; None keeps what is stored.
-        quantization: None; low-bit formats are not part of this version.
+        quantization: int8, int4 or int3 packs the weights as they are read; None leaves them as
+            they are stored, packed ones included.
         device: cpu, cuda, or auto.
         max_model_len: Longest context in tokens; None takes the model's own.
         layers: Number of layers, for random weights only.
@@ -57,7 +56,8 @@ class LLM:
         tokenizer: ``v1``, ``v3``, or a tokenizer file; None looks beside the weights.
         kv_cache_gb: Size of the KV cache in GB; None fits it to the free memory.
         max_num_seqs: Most answers in one step.
-        max_num_batched_tokens: Most tokens in one step; longer prompts run in chunks.
+        max_num_batched_tokens: Most tokens in one step; longer prompts run in chunks. None takes
+            what is fastest for the model and device.
 
     Raises:
         ConfigError: An argument is wrong, or no such model exists.
@@ -79,29 +79,29 @@ class LLM:
         tokenizer: str | Path | None = None,
         kv_cache_gb: float | None = None,
         max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 2048,
+        max_num_batched_tokens: int | None = None,
     ) -> None:
-        if quantization is not None:
-            raise UnsupportedError(
-                f"quantization is {quantization!r}; this version runs float32, bfloat16 and "
-                "float16 weights only. Leave it out."
-            )
         source = find_or_download(model, layers=layers)
         self._tokenizer = _find_tokenizer(source, tokenizer)
-        self._model = load_model(source, dtype=dtype, device=device, seed=seed)
+        self._model = load_model(
+            source, dtype=dtype, quantization=quantization, device=device, seed=seed
+        )
         self.config: ModelConfig = self._model.config
         plan = plan_cache(
             self._model,
             max_model_len=max_model_len,
             kv_cache_gb=kv_cache_gb,
             max_num_seqs=max_num_seqs,
-            unread_bytes=0 if source.is_random else self.config.weight_bytes(),
+            # What is mapped from a folder still counts as free memory.
+            unread_bytes=0
+            if quantization is not None or source.folder is None
+            else self._model.weight_bytes,
         )
         self.max_model_len = plan.max_model_len
         engine_config = EngineConfig(
             num_blocks=plan.num_blocks,
             max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_batched_tokens=max_num_batched_tokens or self._model.max_step_tokens,
         )
         self._engine = Engine(self._model, engine_config, max_model_len=plan.max_model_len)
         found = self._tokenizer
@@ -138,7 +138,6 @@ class LLM:
         """
         return self.tokenizer.encode_chat(messages, tools=tools, safe_prompt=safe_prompt)
 
-    @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return next-token logits after every token, from one forward pass.
 
@@ -152,9 +151,8 @@ class LLM:
             InvalidRequest: There is no token, or one is not in the vocabulary.
             ContextLengthExceeded: There are more tokens than the context holds.
         """
-        return self._model.logits(self._model(self._whole_batch(token_ids))).cpu()
+        return self._model.whole_logits(self._checked_ids(token_ids)).cpu()
 
-    @torch.inference_mode()
     def route(self, token_ids: Sequence[int]) -> RouterTrace:
         """Return which experts each token visits in each layer.
 
@@ -170,9 +168,7 @@ class LLM:
         """
         if self.config.is_dense:
             raise UnsupportedError("this model is dense; it has no router to report on.")
-        recorder = RouterRecorder()
-        self._model(self._whole_batch(token_ids), recorder=recorder)
-        return recorder.trace()
+        return self._model.route(self._checked_ids(token_ids))
 
     def generate(
         self,
@@ -270,13 +266,13 @@ class LLM:
             f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
         )
 
-    def _whole_batch(self, token_ids: Sequence[int]) -> TokenBatch:
+    def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
         ids = self._engine.check_prompt(self._encode_prompt(token_ids))
         if len(ids) > self.max_model_len:
             raise ContextLengthExceeded(
                 f"there are {len(ids)} tokens; the context of this model is {self.max_model_len}."
             )
-        return TokenBatch.from_sequences([ids], self._model.lm_head.weight.device)
+        return ids
 
 
 def _find_tokenizer(
@@ -290,6 +286,14 @@ def _find_tokenizer(
                 f"tokenizer is {tokenizer!r}; it must be 'v1', 'v3', or the path of a file."
             )
         return load_tokenizer(tokenizer, vocab_size=vocab_size)
+    if source.gguf is not None:
+        from mixtral.tokenizer.gguf_vocabulary import load_gguf_tokenizer
+
+        try:
+            return load_gguf_tokenizer(source.gguf, vocab_size=vocab_size)
+        except TokenizerError as error:
+            logger.warning("%s; only token ids can be used", error)
+            return error
     version = _VERSION_BY_VOCAB_SIZE.get(vocab_size)
     if source.folder is not None and has_tokenizer(source.folder):
         try:

@@ -1,25 +1,37 @@
 """From a model's name to a model in memory: weights, dtype, device."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixtral.checkpoint import open_checkpoint, resolve_model_path
-from mixtral.config import BYTES_PER_ELEMENT, ModelConfig
+from mixtral.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    packed_config,
+    quantized_tensors,
+    resolve_model_path,
+    verify_checkpoint,
+)
+from mixtral.config import BYTES_PER_ELEMENT, DType, ModelConfig
 from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.kernels.cpu import load_library
+from mixtral.kernels.formats import dequantize, format_of_packed
 from mixtral.machine import available_memory_bytes
-from mixtral.model import Transformer
+from mixtral.model import CpuTransformer, LanguageModel, Transformer
 from mixtral.model_source import ModelSource, find_model, is_hub_id
-from mixtral.validation import require_int
+from mixtral.quantization import RECIPES, QuantizationRecipe, find_recipe
+from mixtral.random_weights import random_packed_tensors, random_tensors
+
+if TYPE_CHECKING:
+    from mixtral.checkpoint.gguf import GgufCheckpoint
 
 logger = logging.getLogger(__name__)
-
-# A prime, so that tensors of power-of-two sizes start at ever new places of the pool.
-_POOL_SIZE = 16_777_259
 
 
 def find_or_download(name: str | Path, *, layers: int | None = None) -> ModelSource:
@@ -36,82 +48,179 @@ def find_or_download(name: str | Path, *, layers: int | None = None) -> ModelSou
 
 
 def load_model(
-    source: ModelSource, *, dtype: str | None = None, device: str = "cpu", seed: int = 0
-) -> Transformer:
+    source: ModelSource,
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    exact: bool = False,
+) -> LanguageModel:
     """Load a model, ready for inference.
 
-    On the CPU, weights that are stored in the wanted dtype stay in the memory map of their file;
-    all others are read, converted and released one matrix at a time.
+    On the CPU, weights that are stored as they are used stay in the memory map of their file; all
+    others are read, converted and released one matrix at a time. bfloat16 and low-bit weights run
+    in C++ there, all others in PyTorch.
 
     Args:
         source: Where the weights come from.
         dtype: float32, bfloat16 or float16; None keeps what is stored.
+        quantization: int8, int4 or int3 packs the weights as they come; None leaves them.
         device: A torch device.
         seed: Seed of random weights.
+        exact: Whether states meet packed weights with 16 bits instead of 8.
 
     Raises:
-        ConfigError: The dtype or device is unknown.
+        ConfigError: The dtype, quantization or device is unknown, or they do not go together.
         UnsupportedError: The device is not there, or the weights do not fit into memory.
         CheckpointError: A file is wrong.
     """
     where = torch_device(device)
-    wanted = torch_dtype(dtype or source.config.dtype)
-    if source.folder is None:
-        refuse_if_too_large(source.config, str(wanted).removeprefix("torch."), where)
-        tensors = random_tensors(source.config, dtype=wanted, device=where, seed=seed)
-        model = Transformer.from_tensors(source.config, tensors, where)
-    else:
-        checkpoint = open_checkpoint(source.folder)
-        wanted = torch_dtype(dtype or checkpoint.dtype)
-        if where.type == "cpu" and checkpoint.dtype != str(wanted).removeprefix("torch."):
-            refuse_if_too_large(source.config, str(wanted).removeprefix("torch."), where)
-        model = Transformer.from_tensors(checkpoint.config, checkpoint.tensors(dtype=wanted), where)
+    recipe = None if quantization is None else find_recipe(quantization)
+    if recipe is not None and dtype is not None:
+        raise ConfigError(
+            f"dtype is {dtype!r} and quantization is {quantization!r}; give one of them."
+        )
+    weights = _open_weights(source, dtype=dtype, recipe=recipe, where=where, seed=seed)
+    if weights.recipe is None:
+        return _dense_model(weights, where)
+    if where.type == "cpu" and load_library() is not None:
+        return CpuTransformer(weights.config, weights.tensors, exact=exact)
+    logger.warning(
+        "the low-bit weights are unpacked to bfloat16, because %s",
+        "the C++ library is not built here" if where.type == "cpu" else f"{where} has no kernels",
+    )
+    refuse_if_too_large(weights.config, "bfloat16", where)
+    unpacked = unpacked_tensors(weights.tensors, weights.config)
+    return Transformer.from_tensors(weights.config, unpacked, where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Weights:
+    """A stream of weights, checked against the memory that is free."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    recipe: QuantizationRecipe | None
+    tensors: Iterator[tuple[str, Tensor]]
+
+
+def _open_weights(
+    source: ModelSource,
+    *,
+    dtype: str | None,
+    recipe: QuantizationRecipe | None,
+    where: torch.device,
+    seed: int,
+) -> _Weights:
+    if source.is_random:
+        return _random_weights(source.config, dtype=dtype, recipe=recipe, where=where, seed=seed)
+    checkpoint = _open(source)
+    config = checkpoint.config
+    stored = checkpoint.recipe if isinstance(checkpoint, Checkpoint) else None
+    if stored is not None:
+        _refuse_changes(source, stored, dtype=dtype, recipe=recipe)
+        return _Weights(
+            config=config, dtype=torch.bfloat16, recipe=stored, tensors=checkpoint.tensors()
+        )
+    if recipe is not None:
+        refuse_if_too_large(config, recipe.name, where)
+        packed = quantized_tensors(checkpoint.tensors(keep=False), config, recipe)
+        return _Weights(
+            config=packed_config(config), dtype=torch.bfloat16, recipe=recipe, tensors=packed
+        )
+    name = dtype or checkpoint.dtype
+    wanted = torch_dtype(name)
+    is_mapped = isinstance(checkpoint, Checkpoint) and checkpoint.dtype == name
+    if where.type == "cpu" and not is_mapped:
+        refuse_if_too_large(config, name, where)
+    tensors = checkpoint.tensors(dtype=wanted)
+    return _Weights(config=config, dtype=wanted, recipe=None, tensors=tensors)
+
+
+def _open(source: ModelSource) -> "Checkpoint | GgufCheckpoint":
+    if source.gguf is not None:
+        from mixtral.checkpoint.gguf import open_gguf  # half a second, and only for these files
+
+        return open_gguf(source.gguf)
+    assert source.folder is not None
+    checkpoint = open_checkpoint(source.folder)
+    verify_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _random_weights(
+    config: ModelConfig,
+    *,
+    dtype: str | None,
+    recipe: QuantizationRecipe | None,
+    where: torch.device,
+    seed: int,
+) -> _Weights:
+    name = dtype or config.dtype
+    wanted = torch_dtype(name)
+    refuse_if_too_large(config, name if recipe is None else recipe.name, where)
+    if recipe is None:
+        made = random_tensors(config, dtype=wanted, device=where, seed=seed)
+        return _Weights(config=config, dtype=wanted, recipe=None, tensors=made)
+    packed = random_packed_tensors(config, recipe, seed=seed)
+    return _Weights(
+        config=packed_config(config), dtype=torch.bfloat16, recipe=recipe, tensors=packed
+    )
+
+
+def _refuse_changes(
+    source: ModelSource,
+    stored: QuantizationRecipe,
+    *,
+    dtype: str | None,
+    recipe: QuantizationRecipe | None,
+) -> None:
+    wanted = dtype or (recipe.name if recipe is not None and recipe != stored else None)
+    if wanted is not None:
+        raise ConfigError(
+            f"{source.name} is packed as {stored.name}, and {wanted} is asked for; leave that "
+            "out, or start from the unquantized weights."
+        )
+
+
+def _dense_model(weights: _Weights, where: torch.device) -> LanguageModel:
+    if where.type == "cpu" and weights.dtype == torch.bfloat16 and _has_bf16_kernels():
+        return CpuTransformer(weights.config, weights.tensors)
+    model = Transformer.from_tensors(weights.config, weights.tensors, where)
     # torch's grouped matmul takes bfloat16 alone, and older versions do not have it.
-    can_group = wanted == torch.bfloat16 and hasattr(functional, "grouped_mm")
+    can_group = weights.dtype == torch.bfloat16 and hasattr(functional, "grouped_mm")
     if where.type == "cuda" and can_group and not model.config.is_dense:
         model.stack_experts()
     return model
 
 
-def random_tensors(
-    config: ModelConfig, *, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0
-) -> Iterator[tuple[str, Tensor]]:
-    """Make random weights of a geometry, one tensor at a time.
+def _has_bf16_kernels() -> bool:
+    library = load_library()
+    return library is not None and library.level == "avx512bf16"
 
-    Every tensor is cut from one pool of normal numbers (standard deviation 0.02), each from
-    another place: filling 90 GB then costs a copy, not a draw per weight.
+
+def unpacked_tensors(
+    tensors: Iterable[tuple[str, Tensor]], config: ModelConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Turn packed matrices back into bfloat16 weights, one at a time; others become bfloat16 too.
 
     Args:
-        config: Geometry.
-        dtype: Type of the weights.
-        device: Where they are made.
-        seed: Same seed, same weights.
+        tensors: Names of ours and tensors, ``NAME.packed`` among them.
+        config: The model that they belong to.
 
     Yields:
         Names of ``state_dict`` and tensors.
-
-    Raises:
-        ConfigError: The seed is outside 0 to 2**63 - 1.
     """
-    require_int("seed", seed, low=0, high=2**63 - 1)
-    generator = torch.Generator().manual_seed(seed)
-    pool = torch.randn(_POOL_SIZE, generator=generator).mul_(0.02).to(dtype).to(device)
     with torch.device("meta"):
-        shapes = [(name, p.shape) for name, p in Transformer(config).named_parameters()]
-    at = 0
-    for name, shape in shapes:
-        if len(shape) == 1:
-            yield name, torch.ones(shape, dtype=dtype, device=device)
-            continue
-        tensor = torch.empty(shape, dtype=dtype, device=device)
-        flat = tensor.view(-1)
-        filled = 0
-        while filled < len(flat):
-            count = min(len(flat) - filled, _POOL_SIZE - at)
-            flat[filled : filled + count] = pool[at : at + count]
-            filled += count
-            at = (at + count) % _POOL_SIZE
-        yield name, tensor
+        shapes = {name: p.shape for name, p in Transformer(config).named_parameters()}
+    for name, tensor in tensors:
+        if name.endswith(".packed"):
+            name = name.removesuffix("packed") + "weight"
+            rows, cols = shapes[name]
+            form = format_of_packed(tensor, rows=rows, cols=cols)
+            tensor = dequantize(tensor, form, rows=rows, cols=cols)
+        yield name, tensor.to(torch.bfloat16)
 
 
 def torch_device(name: str) -> torch.device:
@@ -150,18 +259,38 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def refuse_if_too_large(config: ModelConfig, dtype: str, device: torch.device) -> None:
-    """Check that weights of a dtype fit into the free memory of a device.
+def refuse_if_too_large(config: ModelConfig, name: str, device: torch.device) -> None:
+    """Check that the weights of a model fit into the free memory of a device.
+
+    Args:
+        config: The model.
+        name: A dtype, or a recipe.
+        device: Where the weights go.
 
     Raises:
-        UnsupportedError: They do not.
+        UnsupportedError: They do not fit; says which recipe would.
     """
-    needed = config.num_parameters * BYTES_PER_ELEMENT[dtype]
     is_cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if is_cuda else available_memory_bytes()
-    if needed > free:
-        raise UnsupportedError(
-            f"the weights take {needed / 1e9:.1f} GB in {dtype} and {free / 1e9:.1f} GB of "
-            f"{device.type} memory are free; use fewer layers (--layers), a smaller model, "
-            "or a machine with more memory."
-        )
+    needed = weight_bytes(config, name)
+    if needed <= free:
+        return
+    fitting = [] if is_cuda else [r for r in RECIPES if weight_bytes(config, r) <= free]
+    advice = (
+        f"use {fitting[0]}, which takes {weight_bytes(config, fitting[0]) / 1e9:.1f} GB "
+        f"(quantization={fitting[0]!r}, or --quantization {fitting[0]})"
+        if fitting
+        else "use a smaller model, or a machine with more memory; random weights also fit with "
+        "fewer layers (--layers)"
+    )
+    raise UnsupportedError(
+        f"the weights take {needed / 1e9:.1f} GB in {name} and {free / 1e9:.1f} GB of "
+        f"{device.type} memory are free; {advice}."
+    )
+
+
+def weight_bytes(config: ModelConfig, name: str) -> int:
+    """Return the bytes of all weights in a dtype or a recipe."""
+    if name in RECIPES:
+        return RECIPES[name].packed_bytes(config)
+    return config.weight_bytes(cast(DType, name))

@@ -1,8 +1,9 @@
 """From what a user calls a model to its geometry and its files; nothing is loaded here.
 
-A model is named in one of four ways: ``nano``, the model in the package; ``random:8x7b``, random
-weights of a preset; a local folder; a hub id such as ``mistralai/Mixtral-8x7B-Instruct-v0.1``.
-This file answers for the first three without torch, so that ``mixtral info`` is quick.
+A model is named in one of five ways: ``nano``, the model in the package; ``random:8x7b``, random
+weights of a preset; a local folder; a local GGUF file; a hub id such as
+``mistralai/Mixtral-8x7B-Instruct-v0.1``. This file answers for all but the last without torch, so
+that ``mixtral info`` is quick.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from mixtral.config import ModelConfig, read_config_file
 from mixtral.errors import CheckpointError, ConfigError
+from mixtral.gguf_file import read_gguf_config
 from mixtral.presets import PRESETS
 
 NANO_FOLDER = Path(__file__).parent / "models" / "nano"
@@ -24,31 +26,34 @@ class ModelSource:
     config: ModelConfig
     """Its geometry."""
     folder: Path | None
-    """Its files; None for random weights."""
+    """Its files; None for random weights and for a GGUF file."""
+    gguf: Path | None = None
+    """Its GGUF file; None for all others."""
 
     @property
     def is_random(self) -> bool:
         """Whether the weights are made up."""
-        return self.folder is None
+        return self.folder is None and self.gguf is None
 
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can only be a hub id: ``owner/model``, and no such path here."""
     parts = name.split("/")
-    return len(parts) == 2 and all(parts) and parts[0] not in (".", "..") and not _exists(name)
+    is_path = parts[0] in (".", "..") or _is_gguf(name) or _exists(name)
+    return len(parts) == 2 and all(parts) and not is_path
 
 
 def find_model(name: str, *, layers: int | None = None, allow_preset: bool = False) -> ModelSource:
     """Find a model by name; a hub id must have been downloaded to a folder first.
 
     Args:
-        name: ``nano``, ``random:PRESET``, a folder, or a file in it.
+        name: ``nano``, ``random:PRESET``, a folder, a file in it, or a GGUF file.
         layers: Number of layers of random weights; None keeps the preset's.
         allow_preset: Whether a bare preset (``8x7b``) is an answer, for questions of geometry.
 
     Raises:
         ConfigError: The name means nothing, or the config is wrong.
-        CheckpointError: The folder has no config.
+        CheckpointError: The folder has no config, or the GGUF file is damaged.
     """
     if name.startswith("random:") or (allow_preset and name in PRESETS and name != "nano"):
         config = ModelConfig.preset(name.removeprefix("random:"))
@@ -62,11 +67,13 @@ def find_model(name: str, *, layers: int | None = None, allow_preset: bool = Fal
         )
     if name == "nano":
         return ModelSource(name=name, config=read_config(NANO_FOLDER), folder=NANO_FOLDER)
+    if _is_gguf(name) and _exists(name) and (file := Path(name).expanduser()).is_file():
+        return ModelSource(name=name, config=read_gguf_config(file), folder=None, gguf=file)
     path = _find_folder(name)
     if path is None:
         raise ConfigError(
-            f"model is {name!r}; it must be nano, random:8x7b (or 8x22b, 7b, nano), "
-            "a folder that exists, or a hub id such as mistralai/Mixtral-8x7B-Instruct-v0.1."
+            f"model is {name!r}; it must be nano, random:8x7b (or 8x22b, 7b, nano), a folder or "
+            "GGUF file that exists, or a hub id such as mistralai/Mixtral-8x7B-Instruct-v0.1."
         )
     return ModelSource(name=name, config=read_config(path), folder=path)
 
@@ -81,10 +88,18 @@ def read_config(folder: Path) -> ModelConfig:
     for name in ("config.json", "params.json"):
         if (folder / name).is_file():
             return read_config_file(folder / name)
+    if files := sorted(folder.glob("*.gguf")):
+        raise CheckpointError(
+            f"{folder} has no config.json, but GGUF files; name the file itself: {files[0]}."
+        )
     raise CheckpointError(
         f"{folder} has neither config.json nor params.json; "
         "a model folder needs one of them beside its weights."
     )
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
 
 
 def _find_folder(name: str) -> Path | None:

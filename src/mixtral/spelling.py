@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.quantization import QuantizationRecipe
 from mixtral.validation import require_positive_number
 
 POSITIVE_INTS = (
@@ -77,10 +78,11 @@ def require_fields(
 
 
 def refuse_other_architectures(values: Mapping[str, Any]) -> None:
-    """Check that a config.json describes a Mixtral or Mistral 7B.
+    """Check that a config.json describes a Mixtral or Mistral 7B, in a format that is ours.
 
     Raises:
         UnsupportedError: It describes something else.
+        ConfigError: A field is not of its kind.
     """
     names = values.get("architectures") or []
     if isinstance(names, list) and names and not set(map(str, names)) & set(ARCHITECTURES):
@@ -94,11 +96,7 @@ def refuse_other_architectures(values: Mapping[str, Any]) -> None:
     if rope_type != "default":
         raise UnsupportedError(f"rope_type is {rope_type!r}; supported is 'default'.")
     if quantization := read_object(values, "quantization_config"):
-        method = quantization.get("quant_method")
-        raise UnsupportedError(
-            f"quantization_config has quant_method {method!r}; "
-            "supported are float32, float16 and bfloat16 weights."
-        )
+        QuantizationRecipe.from_json(quantization)
 
 
 def read_rope_theta(values: Mapping[str, Any], *, default: float) -> float:

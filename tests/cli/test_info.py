@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mixtral import ModelConfig
+from mixtral.checkpoint import quantize_checkpoint
 from mixtral.cli import info
+from mixtral.quantization import RECIPES
 from tests.cli.conftest import Run
 
 
@@ -26,7 +29,11 @@ def test_numbers_of_the_published_models(
     assert values["num_active_parameters"] == active
     assert values["kv_bytes_per_token"] == kv
     assert values["max_position_embeddings"] == context
-    assert values["bytes"] == {"float32": 4 * total, "bfloat16": 2 * total, "float16": 2 * total}
+    sizes = {"float32": 4 * total, "bfloat16": 2 * total, "float16": 2 * total}
+    config = ModelConfig.preset(model)
+    sizes |= {name: recipe.packed_bytes(config) for name, recipe in RECIPES.items()}
+    assert values["bytes"] == sizes
+    assert values["quantization"] is None
     assert values["fits"].keys() == values["bytes"].keys()
     assert values["config"]["hidden_size"] == {"8x22b": 6144}.get(model, 4096)
     assert result.stderr == ""
@@ -39,7 +46,8 @@ def test_table_says_why_a_model_does_not_fit(run: Run, monkeypatch: pytest.Monke
     assert "46.7B (46,702,792,704)" in text
     assert "8 per layer, 2 at work" in text
     assert "needs 93.4 GB + 4.3 GB for a full context, 22.1 GB are free" in text
-    assert text.count(" no ") == 3
+    assert text.count(" no ") == 6
+    assert "needs 19.4 GB + 4.3 GB for a full context, 22.1 GB are free; room for a con" in text
 
 
 def test_model_fits_when_weights_and_a_full_context_do(
@@ -49,7 +57,8 @@ def test_model_fits_when_weights_and_a_full_context_do(
     for available, fits in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(info, "available_memory_bytes", lambda free=available: free)
         values = json.loads(run("info", "7b", "--json").stdout)
-        assert values["fits"] == {"float32": False, "bfloat16": fits, "float16": fits}
+        expected = {"float32": False, "bfloat16": fits, "float16": fits}
+        assert values["fits"] == expected | dict.fromkeys(RECIPES, True)
         assert values["max_context_that_fits"]["bfloat16"] == (32_768 if fits else 32_767)
 
 
@@ -64,6 +73,21 @@ def test_folder_shows_files_and_tokenizer(run: Run, tiny: Path) -> None:
     assert values["files"] == {"layout": "Hugging Face", "count": 1, "bytes": size}
     assert "no tokenizer" in values["tokenizer"]["error"]
     assert "Hugging Face" in run("info", tiny).stdout
+
+
+def test_packed_folder_shows_its_recipe(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    target = tmp_path / "packed"
+    quantize_checkpoint(tiny, target, RECIPES["int3"])
+    values = json.loads(run("info", target, "--json").stdout)
+    assert values["files"]["bytes"] == (target / "model.safetensors").stat().st_size
+    assert values["quantization"]["recipe"] == "int3"
+    assert values["quantization"]["origin"]["source"] == "tiny"
+    text = run("info", target).stdout
+    assert "int3: experts int3, attention int4, head int8; " in text
+    assert "bits per weight, embedding included; plain, from tiny by mixtral" in text
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
-from mixtral.model import TokenBatch, Transformer
-from mixtral.model.router_trace import RouterRecorder
+from mixtral.model import LanguageModel
 
 _BLOCK_SIZE = 16
 
@@ -58,7 +57,7 @@ class MixtralContender:
         max_tokens: Most tokens of one sequence, prompt and answer together.
     """
 
-    def __init__(self, model: Transformer, *, max_batch: int, max_tokens: int) -> None:
+    def __init__(self, model: LanguageModel, *, max_batch: int, max_tokens: int) -> None:
         self._model = model
         blocks_per_sequence = -(-max_tokens // _BLOCK_SIZE)
         self._engine = Engine(
@@ -77,11 +76,9 @@ class MixtralContender:
         """What the results call it."""
         return "mixtral"
 
-    @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return next-token logits after each token, [T, V], float32, on the CPU."""
-        batch = TokenBatch.from_sequences([token_ids], self._model.lm_head.weight.device)
-        return self._model.logits(self._model(batch)).cpu()
+        return self._model.whole_logits(token_ids).cpu()
 
     def run(self, prompts: Sequence[Sequence[int]], num_decode_steps: int) -> TimedRun:
         """Run prompts in one step, then decode greedily, timing each step."""
@@ -99,9 +96,8 @@ class MixtralContender:
         )
 
 
-@torch.inference_mode()
 def count_experts_per_step(
-    model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
     """Count the experts that the steps of a greedy run read, from the routers themselves.
 
@@ -123,10 +119,7 @@ def count_experts_per_step(
     if model.config.is_dense:
         return float(num_layers), float(num_layers if num_decode_steps else 0)
     sequences = [[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)]
-    recorder = RouterRecorder()
-    batch = TokenBatch.from_sequences(sequences, model.lm_head.weight.device)
-    model(batch, recorder=recorder)
-    chosen = recorder.trace().expert_ids.cpu().unflatten(0, (len(prompts), -1))  # [S, T, L, A]
+    chosen = torch.stack([model.route(ids).expert_ids.cpu() for ids in sequences])  # [S, T, L, A]
     decode_counts = [
         _count_distinct(chosen[:, num_prompt + step]) for step in range(num_decode_steps)
     ]

@@ -41,7 +41,15 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 """The data types of weights that this package reads and writes, by name."""
 
-SAFETENSORS_DTYPES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+STORED_DTYPES: Mapping[str, torch.dtype] = {**DTYPES, "uint8": torch.uint8}
+"""All types that a file may hold: those of weights, and the bytes of packed matrices."""
+
+SAFETENSORS_DTYPES: Mapping[str, str] = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "U8": "uint8",
+}
 """The same in the spelling of safetensors."""
 
 # 100 MB: the limit of the safetensors library; the header of 8x22B has 0.2 MB.
@@ -59,7 +67,7 @@ class StoredTensor:
 
     name: str
     dtype: str
-    """A key of ``DTYPES``, or the container's own name of a type that is not supported."""
+    """A key of ``STORED_DTYPES``, or the container's own name of a type that is not supported."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     """In elements."""
@@ -83,14 +91,20 @@ class WeightFile:
         """Return a tensor of this file, contiguous, as a view of the memory map where possible."""
         if stored.loaded is not None:
             return stored.loaded.contiguous()
-        if self._map is None:
-            self._map = _map_file(self.path)
-        dtype = DTYPES[stored.dtype]
+        dtype = STORED_DTYPES[stored.dtype]
         count = stored.num_bytes // dtype.itemsize
-        flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=stored.offset)
+        flat = torch.frombuffer(self._mapped(), dtype=dtype, count=count, offset=stored.offset)
         if stored.offset % dtype.itemsize:
             flat = flat.clone()  # Old safetensors files may place a tensor at an odd address.
         return flat.as_strided(stored.shape, stored.stride).contiguous()
+
+    def bytes_of(self, stored: StoredTensor) -> memoryview:
+        """Return the bytes of a mapped tensor as they lie in the file, and start reading them."""
+        begin = stored.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        end = stored.offset + stored.num_bytes
+        if hasattr(mmap, "MADV_WILLNEED") and begin < end:
+            self._mapped().madvise(mmap.MADV_WILLNEED, begin, end - begin)
+        return memoryview(self._mapped())[stored.offset : end]
 
     def release(self, stored: StoredTensor) -> None:
         """Tell the system that the pages of a tensor are not needed any more.
@@ -103,6 +117,11 @@ class WeightFile:
         end = (stored.offset + stored.num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if begin < end:
             self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            self._map = _map_file(self.path)
+        return self._map
 
 
 def open_weight_file(path: Path) -> WeightFile:
@@ -203,10 +222,11 @@ def _safetensors_entry(path: Path, name: str, entry: Any, data_start: int) -> St
     if not is_valid or begin > end:
         raise CheckpointError(f"{path}: the header's entry of tensor {name} is damaged: {entry!r}.")
     dtype = SAFETENSORS_DTYPES.get(code, code)
-    if dtype in DTYPES and _count(shape) * DTYPES[dtype].itemsize != end - begin:
+    needed = _count(shape) * STORED_DTYPES[dtype].itemsize if dtype in STORED_DTYPES else None
+    if needed not in (None, end - begin):
         raise CheckpointError(
             f"{path}: tensor {name} has {end - begin} bytes; its shape {list(shape)} in {dtype} "
-            f"needs {_count(shape) * DTYPES[dtype].itemsize}. {_DOWNLOAD_AGAIN}"
+            f"needs {needed}. {_DOWNLOAD_AGAIN}"
         )
     return StoredTensor(
         name=name,

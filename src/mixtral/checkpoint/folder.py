@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixtral.config import ModelConfig, read_config_file
+from mixtral.config import ModelConfig, read_config_file, read_recipe_file
 from mixtral.errors import CheckpointError
+from mixtral.quantization import QuantizationRecipe
 
 CONFIG_FILES = ("config.json", "params.json")
 """What describes a model: Hugging Face's file and Mistral's."""
@@ -25,6 +26,9 @@ TOKENIZER_FILES = re.compile(
     r"|generation_config\.json"
 )
 """What travels with the weights when a model is downloaded or converted."""
+
+CHECKSUMS_FILE = "checksums.json"
+"""The sha256 sums of packed weights: file name -> tensor name -> hexadecimal digits."""
 
 _FORMATS = (
     "model*.safetensors, consolidated*.safetensors, consolidated.NN.pth or consolidated.NN.pt"
@@ -67,6 +71,8 @@ class ModelFolder:
     index: Path | None
     weight_map: Mapping[str, str]
     """Tensor name -> file name; empty without an index."""
+    recipe: QuantizationRecipe | None
+    """How the matrices are packed; None where they are not."""
 
 
 def find_weight_sets(names: Collection[str]) -> list[WeightSet]:
@@ -106,6 +112,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         files=tuple(path / name for name in files),
         index=path / chosen.index if chosen.index else None,
         weight_map=weight_map,
+        recipe=read_recipe_file(config_file),
     )
 
 

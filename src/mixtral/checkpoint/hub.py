@@ -34,7 +34,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
-from mixtral.checkpoint.folder import CONFIG_FILES, TOKENIZER_FILES, find_weight_sets
+from mixtral.checkpoint.folder import (
+    CHECKSUMS_FILE,
+    CONFIG_FILES,
+    TOKENIZER_FILES,
+    find_weight_sets,
+)
 from mixtral.errors import CheckpointError
 
 _LOG = logging.getLogger(__name__)
@@ -127,7 +132,8 @@ def _choose_files(repo: str, sizes: Mapping[str, int]) -> list[str]:
         )
     chosen = sets[0]
     index = (chosen.index,) if chosen.index else ()
-    about = (n for n in sizes if n in CONFIG_FILES or TOKENIZER_FILES.fullmatch(n))
+    ours = (*CONFIG_FILES, CHECKSUMS_FILE)
+    about = (n for n in sizes if n in ours or TOKENIZER_FILES.fullmatch(n))
     return sorted({*chosen.files, *index, *about})
 
 

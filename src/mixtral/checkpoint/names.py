@@ -207,6 +207,8 @@ class ExpectedTensor:
     letters: str
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    format: str | None = None
+    """The low-bit format or dtype that it must have; None where any dtype of weights will do."""
 
 
 def canonical_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

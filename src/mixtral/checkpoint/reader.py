@@ -11,7 +11,7 @@ This module does not know the model: it yields pairs of name and tensor.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast as cast_type
@@ -32,6 +32,7 @@ from mixtral.checkpoint.names import (
     HEAD,
     ExpectedTensor,
     Layout,
+    Piece,
     describe_shape,
     detect_layout,
     expected_tensors,
@@ -41,8 +42,10 @@ from mixtral.checkpoint.names import (
     layer_of,
     list_tensors,
 )
+from mixtral.checkpoint.packed_names import expected_packed
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError
+from mixtral.quantization import QuantizationRecipe, is_low_bit
 
 _SAME_MODEL = "Check that {file} and all files of weights come from the same model."
 # Up to here the full comparison takes no time, and names the first tensor that is wrong.
@@ -61,26 +64,33 @@ class Checkpoint:
     config: ModelConfig
     """The model; its ``dtype`` is the one found in the files."""
     dtype: DType
-    """The type of most of the stored weights."""
+    """The type of most of the stored weights; packed matrices are not counted."""
     num_bytes: int
     """Bytes of the weights on disk."""
     found: _Found
     """Where each stored tensor is, in the order of the files."""
     expected: Mapping[str, ExpectedTensor]
     """What each stored tensor holds."""
+    recipe: QuantizationRecipe | None = None
+    """How the matrices are packed; None where they are not."""
 
     def tensors(
-        self, *, dtype: torch.dtype | None = None, keep: bool = True
+        self,
+        *,
+        dtype: torch.dtype | None = None,
+        keep: bool = True,
+        names: Iterable[str] | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield our name and the tensor, in the order of the files; a tied head is left out.
 
         Tensors are contiguous, on the CPU, and may be written to: views are of a private map, so
-        the files never change.
+        the files never change. A packed matrix comes as its bytes, uint8, under ``NAME.packed``.
 
         Args:
-            dtype: Convert to this type; None keeps each tensor's own.
+            dtype: Convert to this type; None keeps each tensor's own. Packed matrices stay.
             keep: Whether tensors are used after the next one is asked for. False gives their pages
                 back as the stream goes on, so that passing through a model takes no memory.
+            names: Our names of the tensors wanted, in the order wanted; None is all of them.
 
         Raises:
             CheckpointError: The config ties head and embedding and the stored ones differ, or a
@@ -88,14 +98,15 @@ class Checkpoint:
         """
         if self.config.tie_word_embeddings:
             self._require_equal_head()
-        for name, (file, stored) in self.found.items():
+        for name, pieces in self._all_pieces() if names is None else self._pieces_of(names):
+            file, stored = self.found[name]
             whole = file.read(stored)
             is_view = False
-            for piece in self.expected[name].pieces:
+            for piece in pieces:
                 if piece.ours == HEAD and self.config.tie_word_embeddings:
                     continue
                 tensor = extract(whole, piece, self.config)
-                if dtype is not None:
+                if dtype is not None and not is_low_bit(self.expected[name].format):
                     tensor = cast(tensor, dtype, piece.ours)
                 is_view |= tensor.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
                 yield piece.ours, tensor
@@ -103,6 +114,15 @@ class Checkpoint:
             del whole
             if not (is_view and keep):
                 file.release(stored)
+
+    def _all_pieces(self) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+        for name in self.found:
+            yield name, self.expected[name].pieces
+
+    def _pieces_of(self, names: Iterable[str]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+        places = {p.ours: (name, (p,)) for name, pieces in self._all_pieces() for p in pieces}
+        for name in names:
+            yield places[name]
 
     def _require_equal_head(self) -> None:
         stored = {piece.ours: name for name, e in self.expected.items() for piece in e.pieces}
@@ -134,7 +154,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ordered = sorted(file.tensors.values(), key=lambda stored: stored.offset)
         found |= {stored.name: (file, stored) for stored in ordered}
     _check_index(folder, {file.path.name: file for file in files})
-    layout = detect_layout(found)
+    recipe = folder.recipe
+    layout = detect_layout(found) if recipe is None else "hf"
     if layout is None:
         listed = ", ".join(list(found)[:3]) or "none at all"
         raise CheckpointError(
@@ -142,7 +163,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "is this another model, or a LoRA adapter?"
         )
     _check_counts(found, folder)
-    expected = expected_tensors(folder.config, layout)
+    if recipe is not None and folder.config.tie_word_embeddings:
+        raise CheckpointError(
+            f"{folder.config_file} has quantization_config and tie_word_embeddings true, but a "
+            "packed head is a matrix of its own. Take the file that was written with the weights."
+        )
+    expected = (
+        expected_tensors(folder.config, layout)
+        if recipe is None
+        else expected_packed(folder.config, recipe)
+    )
     found = _without_extras(found, expected, folder)
     _check_missing(found, expected, folder)
     for name, (file, stored) in found.items():
@@ -156,6 +186,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         num_bytes=sum(stored.num_bytes for _, stored in found.values()),
         found=found,
         expected=expected,
+        recipe=recipe,
     )
 
 
@@ -221,6 +252,8 @@ def _check_missing(
 def _hint(found: _Found, folder: ModelFolder) -> str:
     """Say which field of the config disagrees with the names found, where that is visible."""
     config, file = folder.config, folder.config_file.name
+    if folder.recipe is None and any(name.endswith(".packed") for name in found):
+        return f"These weights are packed, but {file} has no quantization_config."
     layers = 1 + max((layer_of(name) or 0 for name in found), default=0)
     if layers != config.num_hidden_layers:
         return (
@@ -239,20 +272,31 @@ def _hint(found: _Found, folder: ModelFolder) -> str:
 def _check_tensor(
     path: Path, stored: StoredTensor, expected: ExpectedTensor, folder: ModelFolder
 ) -> None:
-    if stored.dtype not in DTYPES:
+    of_format = expected.format
+    wanted = "uint8" if is_low_bit(of_format) else of_format
+    if wanted not in (None, stored.dtype):
+        raise CheckpointError(
+            f"{path}: tensor {stored.name} has dtype {stored.dtype}; quantization_config in "
+            f"{folder.config_file.name} says {of_format}, which is stored as {wanted}."
+        )
+    if wanted is None and stored.dtype not in DTYPES:
         raise CheckpointError(
             f"{path}: tensor {stored.name} has dtype {stored.dtype}; "
             f"it must be one of {', '.join(DTYPES)}. Use the unquantized weights."
         )
     if stored.shape != expected.shape:
+        says = describe_shape(expected.letters, folder.config)
+        if is_low_bit(of_format):
+            says += f", in {of_format} {list(expected.shape)}"
         raise CheckpointError(
             f"{path}: tensor {stored.name} has shape {list(stored.shape)}; "
-            f"{folder.config_file.name} says {describe_shape(expected.letters, folder.config)}."
+            f"{folder.config_file.name} says {says}."
         )
 
 
 def _main_dtype(found: _Found) -> DType:
     sizes: Counter[str] = Counter()
     for _, stored in found.values():
-        sizes[stored.dtype] += stored.num_bytes
+        if stored.dtype in DTYPES:
+            sizes[stored.dtype] += stored.num_bytes
     return cast_type(DType, sizes.most_common(1)[0][0])

@@ -5,23 +5,15 @@ tensor however large the model is. A safetensors file begins with its table of c
 not known before the last tensor; room for it is left at the front and what stays over is filled
 with spaces, as the format allows.
 
-A model folder appears whole or not at all. Files are written to ``.NAME.XXXXXXXX.partial`` beside
-the target, the config last, and the folder is renamed when everything is on disk. A failure or
-Ctrl-C removes it; if the process is killed, what is left has no config and does not load, and the
-next attempt to write the same target removes it.
+A model folder appears whole or not at all (see ``staging``); its config is written last.
 """
 
-import errno
 import json
-import logging
 import os
-import re
-import secrets
 import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 from typing import cast as cast_type
@@ -30,7 +22,6 @@ import torch
 from torch import Tensor
 
 from mixtral.checkpoint.containers import DTYPES, SAFETENSORS_DTYPES, cast
-from mixtral.checkpoint.folder import TOKENIZER_FILES
 from mixtral.checkpoint.names import (
     EMBEDDING,
     HEAD,
@@ -40,11 +31,9 @@ from mixtral.checkpoint.names import (
     stored_names,
 )
 from mixtral.checkpoint.reader import open_checkpoint
+from mixtral.checkpoint.staging import copy_tokenizer, staged, write_json
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError
-from mixtral.folder_lock import FolderLock
-
-logger = logging.getLogger(__name__)
 
 WrittenLayout = Literal["hf", "consolidated"]
 
@@ -84,7 +73,7 @@ def write_checkpoint(
         CheckpointError: The target is in use, the disk is full, or a tensor is missing, unknown,
             given twice or of a wrong shape or type.
     """
-    with _staged(folder) as staging:
+    with staged(folder) as staging:
         _write(
             staging,
             config,
@@ -107,13 +96,16 @@ def convert(
     """Write the checkpoint of one folder to another in a given layout, tokenizer files included.
 
     Raises:
-        CheckpointError: The source is wrong, or the target cannot be written.
+        CheckpointError: The source is wrong or packed, or the target cannot be written.
     """
     checkpoint = open_checkpoint(source)
-    with _staged(target) as staging:
-        for file in sorted(source.iterdir()):
-            if TOKENIZER_FILES.fullmatch(file.name):
-                shutil.copyfile(file, staging / file.name)
+    if checkpoint.recipe is not None:
+        raise CheckpointError(
+            f"{source} is packed as {checkpoint.recipe.name}; only unquantized weights can be "
+            "written in another layout or precision. Convert the model that it was made from."
+        )
+    with staged(target) as staging:
+        copy_tokenizer(source, staging)
         _write(
             staging,
             checkpoint.config,
@@ -122,69 +114,6 @@ def convert(
             max_shard_bytes=5 * 10**9,
             dtype=dtype,
             on_bytes=on_bytes,
-        )
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """Give a new folder beside the target; rename it at the end, remove it on any failure."""
-    target = target.absolute()
-    _require_free_name(target)
-    _remove_leftovers(target)
-    lock: FolderLock | None = None
-    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    try:
-        staging.mkdir(parents=True)
-        lock = FolderLock(staging)
-        yield staging
-        _sync_folder(staging)
-        if target.exists():
-            target.rmdir()
-        staging.rename(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if error.errno == errno.ENOSPC:
-            raise CheckpointError(
-                f"the disk of {target.parent} is full; free some space and try again."
-            ) from error
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}.") from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what a killed process left of this target; a living one has it locked."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
-    if not target.parent.is_dir():
-        return
-    for leftover in [p for p in target.parent.iterdir() if pattern.fullmatch(p.name)]:
-        lock = FolderLock(leftover)
-        if not lock.is_held:
-            raise CheckpointError(
-                f"another process is writing {target}; wait for it, or choose another target."
-            )
-        logger.warning("removing %s, which a stopped process left behind", leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
-        lock.release()
-
-
-def _require_free_name(target: Path) -> None:
-    try:
-        if target.is_dir() and not any(target.iterdir()):
-            return
-        is_taken = target.exists() or target.is_symlink()
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} cannot be written: {error.strerror}. Choose another target."
-        ) from error
-    if is_taken:
-        raise CheckpointError(
-            f"{target} exists and is not an empty folder; choose another target or remove it."
         )
 
 
@@ -225,10 +154,10 @@ def _write(
     config = config.replace(dtype=shards.main_dtype())
     if layout == "hf":
         shards.name_hf_files()
-        _write_json(staging / "config.json", config.to_hf())
+        write_json(staging / "config.json", config.to_hf())
     else:
         shards.paths[0].rename(staging / "consolidated.safetensors")
-        _write_json(staging / "params.json", config.to_params_json())
+        write_json(staging / "params.json", config.to_params_json())
 
 
 def _checked(
@@ -324,7 +253,7 @@ class _Shards:
             "metadata": {"total_size": self._bytes_by_dtype.total()},
             "weight_map": {name: names[file] for name, file in sorted(self._weight_map.items())},
         }
-        _write_json(self._folder / "model.safetensors.index.json", index)
+        write_json(self._folder / "model.safetensors.index.json", index)
 
 
 class _SafetensorsFile:
@@ -367,20 +296,3 @@ def _dtype_name(dtype: torch.dtype, tensor: str = "") -> DType:
             return cast_type(DType, name)
     of = f" of tensor {tensor}" if tensor else ""
     raise CheckpointError(f"dtype{of} is {dtype}; it must be one of {', '.join(DTYPES)}.")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(values, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

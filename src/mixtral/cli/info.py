@@ -16,10 +16,11 @@ from rich.table import Table
 
 from mixtral.cli.console import format_bytes, format_count, print_json, stdout_console
 from mixtral.cli.options import LayersOption
-from mixtral.config import DType, ModelConfig
+from mixtral.config import DType, ModelConfig, read_recipe_file
 from mixtral.errors import CheckpointError, TokenizerError
 from mixtral.machine import available_memory_bytes
 from mixtral.model_source import ModelSource, find_model, is_hub_id, read_config
+from mixtral.quantization import RECIPES, QuantizationRecipe
 from mixtral.tokenizer import load_tokenizer
 
 app = typer.Typer(add_completion=False)
@@ -34,7 +35,7 @@ _WEIGHT_FILES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """Whether a model fits into memory in one dtype."""
+    """Whether a model fits into memory in one format."""
 
     weight_bytes: int
     """Bytes of the weights."""
@@ -71,21 +72,38 @@ def info(
 ) -> None:
     """Show the size of a model, and whether it fits into this machine."""
     if is_hub_id(model):
-        source = ModelSource(name=model, config=_hub_config(model), folder=None)
+        config_folder = _hub_folder(model)
+        source = ModelSource(name=model, config=read_config(config_folder), folder=None)
+        recipe = _recipe(config_folder)
     else:
         source = find_model(model, layers=layers, allow_preset=True)
+        recipe = None if source.folder is None else _recipe(source.folder)
     available = available_memory_bytes()
-    fits = {dtype: _fit(source.config, dtype, available) for dtype in _DTYPES}
+    fits = {
+        name: _fit(source.config, num_bytes, available)
+        for name, num_bytes in _bytes_by_format(source.config).items()
+    }
     files = None if source.folder is None else _weight_files(source.folder)
     tokenizer = None if source.folder is None else _tokenizer(source.folder, source.config)
     if as_json:
-        print_json(_as_json(source, fits, available, files, tokenizer))
+        values = _as_json(source, fits, available, files, tokenizer)
+        print_json(values | {"quantization": None if recipe is None else recipe.to_json()})
     else:
-        _print_table(source, fits, files, tokenizer)
+        _print_table(source, fits, files, tokenizer, recipe)
 
 
-def _fit(config: ModelConfig, dtype: DType, available: int) -> Fit:
-    weights, per_token = config.weight_bytes(dtype), config.kv_bytes_per_token(dtype)
+def _bytes_by_format(config: ModelConfig) -> dict[str, int]:
+    sizes = {str(dtype): config.weight_bytes(dtype) for dtype in _DTYPES}
+    return sizes | {name: recipe.packed_bytes(config) for name, recipe in RECIPES.items()}
+
+
+def _recipe(folder: Path) -> QuantizationRecipe | None:
+    file = folder / "config.json"
+    return read_recipe_file(file) if file.is_file() else None
+
+
+def _fit(config: ModelConfig, weights: int, available: int) -> Fit:
+    per_token = config.kv_bytes_per_token(config.dtype)
     return Fit(
         weight_bytes=weights,
         kv_bytes=per_token * config.max_position_embeddings,
@@ -96,7 +114,7 @@ def _fit(config: ModelConfig, dtype: DType, available: int) -> Fit:
 
 def _as_json(
     source: ModelSource,
-    fits: dict[DType, Fit],
+    fits: dict[str, Fit],
     available: int,
     files: dict[str, Any] | None,
     tokenizer: dict[str, str] | None,
@@ -109,9 +127,9 @@ def _as_json(
         "max_position_embeddings": config.max_position_embeddings,
         "kv_bytes_per_token": config.kv_bytes_per_token(config.dtype),
         "kv_bytes_full_context": fits[config.dtype].kv_bytes,
-        "bytes": {dtype: fit.weight_bytes for dtype, fit in fits.items()},
-        "fits": {dtype: fit.fits for dtype, fit in fits.items()},
-        "max_context_that_fits": {dtype: fit.max_context for dtype, fit in fits.items()},
+        "bytes": {name: fit.weight_bytes for name, fit in fits.items()},
+        "fits": {name: fit.fits for name, fit in fits.items()},
+        "max_context_that_fits": {name: fit.max_context for name, fit in fits.items()},
         "available_memory_bytes": available,
         "files": files,
         "tokenizer": tokenizer,
@@ -121,19 +139,22 @@ def _as_json(
 
 def _print_table(
     source: ModelSource,
-    fits: dict[DType, Fit],
+    fits: dict[str, Fit],
     files: dict[str, Any] | None,
     tokenizer: dict[str, str] | None,
+    recipe: QuantizationRecipe | None,
 ) -> None:
     console = stdout_console()
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _rows(source.config):
-        table.add_row(name, value)
+    for label, value in _rows(source.config):
+        table.add_row(label, value)
     if files is not None:
         size = format_bytes(files["bytes"])
         table.add_row("files", f"{files['layout']}, {files['count']} of weights, {size}")
+    if recipe is not None:
+        table.add_row("quantization", escape(_describe_recipe(recipe, source.config)))
     if tokenizer is not None:
         table.add_row("tokenizer", escape(_describe(tokenizer)))
     console.print(f"[bold]{escape(source.name)}[/]")
@@ -143,9 +164,9 @@ def _print_table(
     memory.add_column("weights", justify="right", no_wrap=True)
     memory.add_column("fits here", no_wrap=True)
     memory.add_column("because", ratio=1)
-    for dtype, fit in fits.items():
+    for name, fit in fits.items():
         answer = "[green]yes[/]" if fit.fits else "[red]no[/]"
-        memory.add_row(dtype, format_bytes(fit.weight_bytes), answer, fit.reason)
+        memory.add_row(name, format_bytes(fit.weight_bytes), answer, fit.reason)
     console.print()
     console.print(memory)
 
@@ -207,8 +228,18 @@ def _describe(tokenizer: dict[str, str]) -> str:
     return f"{tokenizer['version']}, {tokenizer['source']}"
 
 
-def _hub_config(name: str) -> ModelConfig:
-    """Return the config of a hub id, from the cache or by a download of that one file.
+def _describe_recipe(recipe: QuantizationRecipe, config: ModelConfig) -> str:
+    bits = recipe.bits_per_weight(config)
+    parts = f"experts {recipe.experts}, attention {recipe.attention}, head {recipe.lm_head}"
+    text = f"{recipe.name}: {parts}; {bits:.2f} bits per weight, embedding included"
+    if recipe.origin is None:
+        return text
+    how = f"calibrated on {recipe.origin.calibration}" if recipe.origin.calibration else "plain"
+    return f"{text}; {how}, from {recipe.origin.source} by {recipe.origin.tool}"
+
+
+def _hub_folder(name: str) -> Path:
+    """Return a folder with the config of a hub id, cached or by a download of that one file.
 
     Raises:
         CheckpointError: There is no such repository or no config in it, or it cannot be reached.
@@ -223,14 +254,14 @@ def _hub_config(name: str) -> ModelConfig:
         for file in _CONFIG_FILES:
             path = try_to_load_from_cache(repo, file, revision=revision or None)
             if isinstance(path, str):
-                return read_config(Path(path).parent)
+                return Path(path).parent
         # Asked before the download, which would try again and again where there is no network.
         siblings = HfApi().model_info(repo, revision=revision or None).siblings or []
         names = {sibling.rfilename for sibling in siblings}
         for file in _CONFIG_FILES:
             if file in names:
                 path = hf_hub_download(repo, file, revision=revision or None)
-                return read_config(Path(path).parent)
+                return Path(path).parent
     except (http_error, HFValidationError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(

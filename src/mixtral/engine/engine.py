@@ -12,7 +12,7 @@ from mixtral.engine.sampling_params import SamplingParams
 from mixtral.engine.scheduler import Scheduler
 from mixtral.engine.sequence import FinishReason, Sequence
 from mixtral.errors import ContextLengthExceeded, InvalidRequest
-from mixtral.model import KVCache, Transformer
+from mixtral.model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,17 +38,10 @@ class Engine:
         max_model_len: Longest context in tokens, prompt and answer together.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig, *, max_model_len: int) -> None:
+    def __init__(self, model: LanguageModel, config: EngineConfig, *, max_model_len: int) -> None:
         self._model_config = model.config
         self._max_model_len = min(max_model_len, config.num_blocks * config.block_size)
-        weight = model.model.norm.weight
-        cache = KVCache(
-            model.config,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
+        cache = model.new_cache(num_blocks=config.num_blocks, block_size=config.block_size)
         self._blocks = BlockManager(num_blocks=config.num_blocks, block_size=config.block_size)
         self._scheduler = Scheduler(
             self._blocks,

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mixtral.engine.scheduler import ScheduledSequence
-from mixtral.model import KVCache, TokenBatch, Transformer
+from mixtral.model import LanguageModel, TokenBatch
+from mixtral.model.language_model import Cache
 
 
 class Runner:
@@ -15,21 +16,17 @@ class Runner:
         cache: Its KV cache.
     """
 
-    def __init__(self, model: Transformer, cache: KVCache) -> None:
+    def __init__(self, model: LanguageModel, cache: Cache) -> None:
         self._model = model
         self._cache = cache
 
-    @torch.inference_mode()
     def run(self, scheduled: list[ScheduledSequence]) -> Tensor:
         """Run the scheduled tokens and return next-token logits, [S, V], float32.
 
         Row i follows the last token that sequence i ran; it is meaningful where that was the
         sequence's last token.
         """
-        batch = self._lay_out(scheduled)
-        hidden = self._model(batch, self._cache)
-        last = torch.tensor(batch.starts[1:], device=hidden.device) - 1
-        return self._model.logits(hidden.index_select(0, last))
+        return self._model.step(self._lay_out(scheduled), self._cache)
 
     def _lay_out(self, scheduled: list[ScheduledSequence]) -> TokenBatch:
         size = self._cache.block_size
@@ -48,7 +45,7 @@ class Runner:
             slots += [table[i // size] * size + i % size for i in range(begin, end)]
             starts.append(len(input_ids))
             context_lens.append(end)
-        device = self._model.lm_head.weight.device
+        device = self._model.device
         return TokenBatch(
             input_ids=torch.tensor(input_ids, device=device),
             positions=torch.tensor(positions, device=device),

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixtral.kernels import reference
-from mixtral.kernels.linear import linear
 
 
 def moe(
@@ -51,8 +50,9 @@ def moe(
     parts = []
     for expert, part in enumerate(states):
         if counts[expert]:
-            hidden = functional.silu(linear(part, w1[expert])) * linear(part, w3[expert])
-            parts.append(linear(hidden, w2[expert]))
+            gate = functional.linear(part, w1[expert])
+            hidden = functional.silu(gate) * functional.linear(part, w3[expert])
+            parts.append(functional.linear(hidden, w2[expert]))
     weights = routing_weights.flatten().index_select(0, order)
     weighted = torch.cat(parts).float() * weights[:, None]  # [T * A, D]
     out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

@@ -1,11 +1,12 @@
 """Grouped-query self-attention with rotary positions, with or without a KV cache."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from mixtral.config import ModelConfig
 from mixtral.kernels import grouped
-from mixtral.kernels.linear import linear
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
 
@@ -37,7 +38,7 @@ class Attention(nn.Module):
         """Return [T, D] for token states [T, D]; writes the new keys and values to ``cache``."""
         heads = (-1, self.config.head_dim)
         query, key, value = (
-            linear(x, projection.weight).unflatten(-1, heads)  # [T, H or G, K]
+            projection(x).unflatten(-1, heads)  # [T, H or G, K]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         query = grouped.apply_rotary(query, *rotary)
@@ -50,7 +51,7 @@ class Attention(nn.Module):
                 raise ValueError("slot_mapping is None; a pass with a KV cache needs it.")
             cache.write(self.layer, key, value, batch.slot_mapping)
             out = self._attend_cache(query, batch, cache)
-        return linear(out.flatten(-2), self.o_proj.weight)
+        return cast(Tensor, self.o_proj(out.flatten(-2)))
 
     def _attend_cache(self, query: Tensor, batch: TokenBatch, cache: KVCache) -> Tensor:
         window = self.config.sliding_window

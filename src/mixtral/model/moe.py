@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mixtral.config import ModelConfig
 from mixtral.kernels import grouped
-from mixtral.kernels.linear import linear
 from mixtral.model.router_trace import RouterRecorder
 
 
@@ -45,8 +44,8 @@ class SparseMoe(nn.Module):
         experts = [cast(Expert, expert) for expert in self.experts]
         if not self.num_experts_per_tok:
             expert = experts[0]
-            hidden = nn.functional.silu(linear(x, expert.w1.weight)) * linear(x, expert.w3.weight)
-            return linear(hidden, expert.w2.weight)
+            hidden = nn.functional.silu(expert.w1(x)) * expert.w3(x)
+            return cast(Tensor, expert.w2(hidden))
         router_logits = nn.functional.linear(x.float(), self.gate.weight.float())  # [T, E]
         routing_weights, expert_ids = grouped.route(router_logits, self.num_experts_per_tok)
         if recorder is not None:

@@ -4,7 +4,7 @@ Source: Mixtral of Experts, arXiv:2401.04088, section 2; Mistral 7B, arXiv:2310.
 Module and parameter names are Hugging Face's, so state dicts and adapters carry over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError
 from mixtral.kernels import grouped, reference
-from mixtral.kernels.linear import linear
 from mixtral.model.attention import Attention
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
 from mixtral.model.moe import SparseMoe
-from mixtral.model.router_trace import RouterRecorder
+from mixtral.model.router_trace import RouterRecorder, RouterTrace
+
+_MAX_STEP_TOKENS = 2048
 
 
 class RMSNorm(nn.Module):
@@ -158,7 +159,70 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return next-token logits, [T, V], float32, for hidden states [T, D]."""
-        return linear(hidden, self.lm_head.weight).float()
+        return cast(Tensor, self.lm_head(hidden).float())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights, states and cached keys and values."""
+        return self.lm_head.weight.dtype
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(p.numel() * p.element_size() for p in self.parameters())
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Tokens beyond which a larger step takes memory and gains nothing."""
+        return _MAX_STEP_TOKENS
+
+    def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
+        """Return the bytes of a cache of so many blocks."""
+        config = self.config
+        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        return num_blocks * block_size * per_token * self.dtype.itemsize
+
+    def new_cache(self, *, num_blocks: int, block_size: int) -> KVCache:
+        """Return an empty cache beside the weights."""
+        return KVCache(
+            self.config,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def step(self, batch: TokenBatch, cache: KVCache) -> Tensor:
+        """Run new tokens of S sequences and return the logits after the last one of each.
+
+        Args:
+            batch: T tokens with positions, boundaries, slots and block tables.
+            cache: Keys and values of the tokens before; the new ones are added.
+
+        Returns:
+            [S, V], float32.
+        """
+        hidden = self(batch, cache)
+        last = torch.tensor(batch.starts[1:], device=hidden.device) - 1
+        return self.logits(hidden.index_select(0, last))
+
+    @torch.inference_mode()
+    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Return the logits after every token of one sequence, [T, V], float32."""
+        return self.logits(self(TokenBatch.from_sequences([token_ids], self.device)))
+
+    @torch.inference_mode()
+    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+        """Return which experts every token of one sequence visits in each layer."""
+        recorder = RouterRecorder()
+        self(TokenBatch.from_sequences([token_ids], self.device), recorder=recorder)
+        return recorder.trace()
 
     def stack_experts(self) -> None:
         """Lay the experts of each layer together, for one grouped matmul on a GPU."""

@@ -6,7 +6,7 @@ lock during a call. Tensors cross the border as addresses, which is why every me
 checks what C++ cannot: dtype, device, shape and contiguity.
 
 The library holds each kernel once per level of the instruction set ("portable", "avx2", "avx512",
-"avx512bf16"), and picks the best one for this CPU when it is loaded. The
+"avx512vnni", "avx512bf16"), and picks the best one for this CPU when it is loaded. The
 environment variable ``MIXTRAL_CPU_LEVEL`` forces another one, for tests and for comparisons.
 
 Nothing is loaded at import. This module does not decide who calls a kernel, and knows no model.
@@ -21,12 +21,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.errors import ConfigError
+from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Model, Weight
+from mixtral.quantization import packed_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """Version of the C interface that this module speaks; ``MIXTRAL_ABI_VERSION`` in csrc/abi.h."""
 
 FILE_NAME = "libmixtral_cpu.so"
@@ -82,9 +84,24 @@ class CpuLibrary:
             size,
             ctypes.c_float,
         ]
-        library.mixtral_set_parallel.restype = None
-        library.mixtral_set_parallel.argtypes = [pointer]
-        library.mixtral_linear_bf16.argtypes = [*[pointer] * 3, *[size] * 3, ctypes.c_int]
+        library.mixtral_set_threads.restype = None
+        library.mixtral_set_threads.argtypes = [ctypes.c_int]
+        library.mixtral_quantize.restype = None
+        library.mixtral_quantize.argtypes = [ctypes.c_int, pointer, size, size, pointer]
+        library.mixtral_linear.restype = None
+        library.mixtral_linear.argtypes = [pointer, size, pointer, ctypes.c_int, pointer, pointer]
+        library.mixtral_linear_workspace_bytes.restype = size
+        library.mixtral_linear_workspace_bytes.argtypes = [size, size]
+        library.mixtral_run_step.restype = None
+        library.mixtral_run_step.argtypes = [pointer, pointer]
+        library.mixtral_workspace_bytes.restype = size
+        library.mixtral_workspace_bytes.argtypes = [pointer, size, size]
+        library.mixtral_kv_cache_bytes.restype = size
+        library.mixtral_kv_cache_bytes.argtypes = [pointer, size]
+        library.mixtral_read_probe.restype = ctypes.c_double
+        library.mixtral_read_probe.argtypes = [pointer, size]
+        library.mixtral_peak_probe.restype = ctypes.c_double
+        library.mixtral_peak_probe.argtypes = [size, ctypes.POINTER(ctypes.c_double)]
 
     @property
     def level(self) -> str:
@@ -117,55 +134,97 @@ class CpuLibrary:
                 f"{', '.join(self.usable_levels)}. Change or unset {LEVEL_VARIABLE}."
             )
 
-    @property
-    def has_linear_bf16(self) -> bool:
-        """Whether the level in use has ``linear_bf16``."""
-        return bool(self._library.mixtral_has_linear_bf16())
+    def set_threads(self, count: int) -> None:
+        """Run everything but ``rms_norm`` on this many threads from now on.
 
-    def share_threads(self) -> bool:
-        """Run on the threads of the OpenMP runtime that torch has loaded, from now on.
-
-        One pool for both: two would fight for the cores. Call it when torch is imported.
-
-        Returns:
-            Whether the runtime was found; else kernels run on the calling thread alone.
-        """
-        try:
-            # The name under which torch has loaded its own copy; ctypes hands out that one.
-            runtime = ctypes.CDLL("libgomp.so.1")
-            parallel = ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p)
-        except (OSError, AttributeError) as error:
-            logger.info("CPU kernels run on one thread, because %s", error)
-            return False
-        self._library.mixtral_set_parallel(parallel)
-        return True
-
-    def linear_bf16(self, x: "Tensor", weight: "Tensor", num_threads: int) -> "Tensor":
-        """Multiply tokens with a weight as it lies in a checkpoint: ``x @ weight.T``.
-
-        Products of bfloat16, sums in float32. A token's result does not depend on the other tokens
-        nor on the number of threads. Autograd does not see it. The arguments are not checked: the
-        caller (``kernels/linear.py``) has done so.
+        They are the library's own, started when they are first needed, and started anew after a
+        fork. They spin for about a millisecond after a call, then sleep.
 
         Args:
-            x: [T, K], bfloat16, contiguous, on the CPU.
-            weight: [N, K], bfloat16, contiguous, on the CPU.
-            num_threads: Threads to use.
+            count: Threads, the caller's included; at least 1.
+        """
+        self._library.mixtral_set_threads(count)
+
+    def quantize(self, weight: "Tensor", name: str) -> "Tensor":
+        """Pack a weight; the same bytes as ``low_bit.quantize``, which is the specification.
+
+        The values are not checked here (``kernels/quantize.py`` does).
+
+        Args:
+            weight: [N, K], float32, contiguous, on the CPU.
+            name: int8, int4 or int3.
 
         Returns:
-            A new tensor [T, N], bfloat16.
+            [ceil(N / 32), bytes of a panel], uint8.
 
         Raises:
-            UnsupportedError: The level in use has no bfloat16 instructions.
+            ValueError: The weight's dtype, device or layout is another one.
         """
+        _check_float32("weight", weight)
         rows, cols = weight.shape
-        out = x.new_empty((x.shape[0], rows))
-        status = self._library.mixtral_linear_bf16(
-            x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.shape[0], rows, cols, num_threads
+        packed = weight.new_empty(packed_shape(name, rows, cols)).byte()
+        self._library.mixtral_quantize(
+            WEIGHT_FORMATS[name], weight.data_ptr(), rows, cols, packed.data_ptr()
         )
-        if status != 0:
-            raise UnsupportedError(f"the CPU level {self.level} has no bfloat16 products.")
+        return packed
+
+    def linear(self, x: "Tensor", weight: Weight, *, exact: bool = False) -> "Tensor":
+        """Multiply tokens with a weight of any format: ``x @ weight.T``.
+
+        For packed weights the states of a token become int8, 128 channels per scale, and where that
+        would cost more than 1.5 % they become two int8, about 16 bits; integer sums are exact. For
+        bfloat16 weights the states become bfloat16. A token's result depends neither on the other
+        tokens nor on the number of threads.
+
+        Args:
+            x: [T, K], float32, contiguous, on the CPU.
+            weight: Description of a weight [N, K]; what it points to must be alive.
+            exact: Whether every token gets two int8.
+
+        Returns:
+            A new tensor [T, N], float32.
+
+        Raises:
+            ValueError: The dtype, device, layout or width of ``x`` is another one.
+        """
+        _check_float32("x", x)
+        if x.dim() != 2 or x.shape[1] != weight.cols:
+            raise ValueError(f"x has shape {list(x.shape)}; it must be [T, {weight.cols}].")
+        tokens = x.shape[0]
+        out = x.new_empty((tokens, weight.rows))
+        size = self._library.mixtral_linear_workspace_bytes(tokens, weight.cols)
+        workspace = ctypes.create_string_buffer(size)
+        self._library.mixtral_linear(
+            x.data_ptr(), tokens, ctypes.byref(weight), int(exact), out.data_ptr(), workspace
+        )
         return out
+
+    def run_step(self, model: Model, batch: Batch) -> None:
+        """Run one step of a model; ``model/cpu_transformer.py`` fills the structures."""
+        self._library.mixtral_run_step(ctypes.byref(model), ctypes.byref(batch))
+
+    def workspace_bytes(self, model: Model, *, tokens: int, rows: int) -> int:
+        """Return the bytes of workspace of a step with so many tokens and rows of logits."""
+        return int(self._library.mixtral_workspace_bytes(ctypes.byref(model), tokens, rows))
+
+    def kv_cache_bytes(self, model: Model, *, slots: int) -> int:
+        """Return the bytes of a KV cache of ``slots`` tokens, a multiple of 16."""
+        return int(self._library.mixtral_kv_cache_bytes(ctypes.byref(model), slots))
+
+    def read_probe(self, memory: "Tensor") -> float:
+        """Return the bytes per second at which all threads together read a tensor of bytes."""
+        seconds = self._library.mixtral_read_probe(memory.data_ptr(), memory.numel())
+        return memory.numel() / float(seconds)
+
+    def int8_peak_probe(self, steps: int = 2_000_000) -> float:
+        """Return the int8 operations per second of all threads; 0 where the level has none.
+
+        Args:
+            steps: Length of the measurement; 2 million take some 50 ms.
+        """
+        operations = ctypes.c_double()
+        seconds = self._library.mixtral_peak_probe(steps, ctypes.byref(operations))
+        return operations.value / float(seconds)
 
     def rms_norm(self, x: "Tensor", weight: "Tensor", eps: float) -> "Tensor":
         """Scale each row to unit root mean square, then by a learned weight.

@@ -6,12 +6,15 @@
 
 #include <stdint.h>
 
-#define MIXTRAL_ABI_VERSION 2
+#include "model.h"
+
+#define MIXTRAL_ABI_VERSION 3
 #define MIXTRAL_API extern "C" __attribute__((visibility("default")))
 
 MIXTRAL_API int mixtral_abi_version();
 
-// Name of the level that is in use: "portable", "avx2", "avx512" or "avx512bf16".
+// Name of the level that is in use: "portable", "avx2", "avx512", "avx512vnni" or
+// "avx512bf16".
 MIXTRAL_API const char* mixtral_cpu_level();
 
 // Name of the level at `index`, slowest first, or null past the last one that this build has.
@@ -29,15 +32,30 @@ MIXTRAL_API int mixtral_cpu_force_level(const char* name);
 MIXTRAL_API void mixtral_rms_norm_f32(const float* x, const float* weight, float* out, int64_t rows,
                                       int64_t cols, float eps);
 
-// The function that runs work on several threads, GOMP_parallel of the OpenMP runtime that torch has
-// loaded: one pool for both, since two would fight for the cores. Null, as at first: one thread.
-MIXTRAL_API void mixtral_set_parallel(void (*parallel)(void (*work)(void*), void* data,
-                                                       unsigned threads, unsigned flags));
+// Threads of everything below, the caller included; they are started when they are first needed.
+MIXTRAL_API void mixtral_set_threads(int threads);
 
-// 1 where the level in use has mixtral_linear_bf16, else 0.
-MIXTRAL_API int mixtral_has_linear_bf16();
+// Packs a float32 weight [rows, cols] into a format (low_bit.h); `packed` has the right size.
+MIXTRAL_API void mixtral_quantize(int format, const float* weight, int64_t rows, int64_t cols,
+                                  uint8_t* packed);
 
-// out[t, r] = sum over c of x[t, c] * w[r, c]; bfloat16, row-major, contiguous; float32 sums. A
-// token's outputs do not depend on the other tokens. Returns 0, or -1 where the level lacks it.
-MIXTRAL_API int mixtral_linear_bf16(const uint16_t* x, const uint16_t* w, uint16_t* out,
-                                    int64_t tokens, int64_t rows, int64_t cols, int threads);
+// out [tokens, rows] = x [tokens, cols] times a weight in any format. `exact` != 0: about 16 bits
+// for x instead of 8. The workspace has mixtral_linear_workspace_bytes(tokens, cols).
+MIXTRAL_API void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight,
+                                int exact, float* out, uint8_t* workspace);
+MIXTRAL_API int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols);
+
+// One step of the whole model; calls from several threads wait for each other.
+MIXTRAL_API void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch);
+
+// Bytes of MixtralBatch.workspace for a step of this size, with the threads set last.
+MIXTRAL_API int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens,
+                                            int64_t rows);
+
+// Bytes of a KV cache of `slots` tokens, a multiple of 16. It must begin as zeros.
+MIXTRAL_API int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots);
+
+// Probes of the machine: seconds for reading `bytes` with all threads, and for `steps` of int8
+// products, whose operations are returned (0 where the level has none).
+MIXTRAL_API double mixtral_read_probe(const uint8_t* memory, int64_t bytes);
+MIXTRAL_API double mixtral_peak_probe(int64_t steps, double* operations);

@@ -3,9 +3,13 @@
 // This file is compiled without any instruction-set flag, so that it runs on every CPU.
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 
 #include "abi.h"
 #include "kernel_table.h"
+#include "low_bit.h"
+#include "pool.h"
+#include "quantize.h"
 #ifdef MIXTRAL_X86
 #include <cpuid.h>
 #endif
@@ -30,7 +34,12 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512vnni() {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi");
+}
+
+bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 struct Level {
@@ -43,13 +52,13 @@ const Level kLevels[] = {
 #ifdef MIXTRAL_X86
     {&mixtral_kernels_avx2, has_avx2},
     {&mixtral_kernels_avx512, has_avx512},
+    {&mixtral_kernels_avx512vnni, has_avx512vnni},
     {&mixtral_kernels_avx512bf16, has_avx512bf16},
 #endif
 };
 constexpr int kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
 
 const KernelTable* active = &mixtral_kernels_portable;
-ParallelRegion parallel_region = NULL;
 
 __attribute__((constructor)) void choose_best_level() {
 #ifdef MIXTRAL_X86
@@ -91,15 +100,74 @@ void mixtral_rms_norm_f32(const float* x, const float* weight, float* out, int64
     active->rms_norm_f32(x, weight, out, rows, cols, eps);
 }
 
-void mixtral_set_parallel(ParallelRegion parallel) { parallel_region = parallel; }
+void mixtral_set_threads(int threads) {
+    pool_lock();
+    pool_set_threads(threads);
+    pool_unlock();
+}
 
-int mixtral_has_linear_bf16() { return active->linear_bf16 != NULL ? 1 : 0; }
+void mixtral_quantize(int format, const float* weight, int64_t rows, int64_t cols,
+                      uint8_t* packed) {
+    pool_lock();
+    parallel_for(divide_up(rows, kPanel), 1, [&](int64_t first, int64_t last, int) {
+        quantize_panels(format, weight, rows, cols, packed, first, last);
+    });
+    pool_unlock();
+}
 
-int mixtral_linear_bf16(const uint16_t* x, const uint16_t* w, uint16_t* out, int64_t tokens,
-                        int64_t rows, int64_t cols, int threads) {
-    if (active->linear_bf16 == NULL) {
-        return -1;
-    }
-    active->linear_bf16(x, w, out, tokens, rows, cols, threads, parallel_region);
-    return 0;
+void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight, int exact,
+                    float* out, uint8_t* workspace) {
+    pool_lock();
+    active->linear(x, tokens, *weight, exact != 0, out, workspace);
+    pool_unlock();
+}
+
+int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols) {
+    return active->linear_workspace_bytes(tokens, cols);
+}
+
+void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch) {
+    pool_lock();
+    active->run_step(*model, *batch);
+    pool_unlock();
+}
+
+int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens, int64_t rows) {
+    return active->workspace_bytes(*model, tokens, rows);
+}
+
+int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots) {
+    return active->kv_cache_bytes(*model, slots);
+}
+
+double mixtral_read_probe(const uint8_t* memory, int64_t bytes) {
+    constexpr int64_t kPiece = 1 << 18;
+    timespec begin, end;
+    pool_lock();
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    parallel_for(bytes / kPiece, 1, [&](int64_t first, int64_t last, int) {
+        // Volatile sums: the reads must happen. Eight at a time keep enough of them under way.
+        uint64_t sums[8] = {};
+        for (const uint8_t* p = memory + first * kPiece; p < memory + last * kPiece; p += 512) {
+            for (int i = 0; i < 8; ++i) {
+                uint64_t value;
+                memcpy(&value, p + 64 * i, sizeof(value));
+                sums[i] += value;
+            }
+        }
+        volatile uint64_t sink = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] +
+                                 sums[6] + sums[7];
+        (void)sink;
+    });
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    pool_unlock();
+    return static_cast<double>(end.tv_sec - begin.tv_sec) +
+           static_cast<double>(end.tv_nsec - begin.tv_nsec) * 1e-9;
+}
+
+double mixtral_peak_probe(int64_t steps, double* operations) {
+    pool_lock();
+    const double seconds = active->peak_probe(steps, operations);
+    pool_unlock();
+    return seconds;
 }

@@ -5,8 +5,10 @@
 // an inline function shared between the copies could be linked from the AVX-512 one and then
 // crash a CPU that has no AVX-512.
 #include "kernel_table.h"
-#include "linear_bf16.h"
+#include "peak_probe.h"
+#include "products.h"
 #include "rms_norm.h"
+#include "step.h"
 
 #define MIXTRAL_CONCAT_(a, b) a##b
 #define MIXTRAL_CONCAT(a, b) MIXTRAL_CONCAT_(a, b)
@@ -17,5 +19,10 @@ extern const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL);
 const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL) = {
     MIXTRAL_STRING(MIXTRAL_LEVEL),
     rms_norm_f32,
-    MIXTRAL_LINEAR_BF16,
+    linear,
+    linear_workspace_bytes,
+    run_step,
+    workspace_bytes,
+    kv_cache_bytes,
+    peak_probe,
 };

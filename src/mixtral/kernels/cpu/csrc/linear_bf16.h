@@ -7,7 +7,7 @@
 //
 // Few tokens: a group of rows is streamed once from memory and every token meets it in registers;
 // the time is that of reading the weights. Many tokens: a panel of kPanel rows by kBlock columns
-// and the same columns of up to kTokens tokens stay in the L2 cache while tiles of kTileTokens by
+// and the same columns of a chunk of tokens stay in the L2 cache while tiles of kTileTokens by
 // kTileRows outputs, 24 accumulators, run over them; the time is that of the products.
 //
 // Nothing is repacked, so memory-mapped weights are used where they lie.
@@ -15,41 +15,22 @@
 
 #include <stdint.h>
 
+#include "low_bit.h"
+
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 
 namespace {
 
 constexpr int64_t kBlock = 2048;   // 4 KB of a row: 4 rows and 6 tokens fit into 48 KB of L1
-constexpr int64_t kPanel = 32;     // rows of one job
-constexpr int64_t kTokens = 192;   // 192 tokens by 2048 columns: 768 KB, beside the panel in L2
 constexpr int kTileRows = 4;
 constexpr int kTileTokens = 6;
 constexpr int64_t kFewTokens = 16;  // up to here reading the weights takes longer than multiplying
-
-struct LinearBf16 {
-    const uint16_t* x;
-    const uint16_t* w;
-    uint16_t* out;
-    int64_t tokens;
-    int64_t rows;
-    int64_t cols;
-    int64_t next_job;
-};
 
 inline __m512bh load_bf16(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 
 inline __m512bh load_bf16_tail(const uint16_t* p, __mmask32 mask) {
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, p);
-}
-
-inline uint16_t to_bf16(float value) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &value, sizeof(bits));
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return static_cast<uint16_t>((bits >> 16) | 0x40u);  // a NaN stays one
-    }
-    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 // Lanes 0-3, 4-7, 8-11 and 12-15 added to one another; _mm512_reduce_add_ps and casts would make
@@ -165,69 +146,64 @@ inline void add_row_group(const uint16_t* x, const uint16_t* w, int64_t cols, in
     }
 }
 
-inline void run_panel(const LinearBf16& job, int64_t first_row, int64_t first_token) {
-    const int64_t rows = job.rows - first_row < kPanel ? job.rows - first_row : kPanel;
-    int64_t tokens = job.tokens - first_token;
-    tokens = tokens < kTokens ? tokens : kTokens;
-    const uint16_t* x = job.x + first_token * job.cols;
-    const uint16_t* w = job.w + first_row * job.cols;
-    float partial[kTokens * kPanel];
+// sums[t * kPanel + r] of one chunk of tokens and of the panel that begins at `first_row`.
+// `all_tokens` is how many there are beside these; only the speed depends on it.
+inline void bf16_panel(const uint16_t* x, const uint16_t* weight, int64_t tokens,
+                       int64_t all_tokens, int64_t weight_rows, int64_t cols, int64_t first_row,
+                       float* sums) {
+    const int64_t rows = weight_rows - first_row < kPanel ? weight_rows - first_row : kPanel;
+    const uint16_t* w = weight + first_row * cols;
     for (int64_t i = 0; i < tokens * kPanel; ++i) {
-        partial[i] = 0.0f;
+        sums[i] = 0.0f;
     }
-    if (tokens <= kFewTokens) {
+    if (all_tokens <= kFewTokens) {
         // Rows outermost: memory is read from front to back, each byte once.
         for (int64_t r = 0; r < rows; r += kTileRows) {
-            for (int64_t k = 0; k < job.cols; k += kBlock) {
-                const int64_t count = job.cols - k < kBlock ? job.cols - k : kBlock;
-                add_row_group<true>(x + k, w + r * job.cols + k, job.cols, count, tokens, rows - r,
-                                    partial + r);
+            for (int64_t k = 0; k < cols; k += kBlock) {
+                const int64_t count = cols - k < kBlock ? cols - k : kBlock;
+                add_row_group<true>(x + k, w + r * cols + k, cols, count, tokens, rows - r,
+                                    sums + r);
             }
         }
-    } else {
-        for (int64_t k = 0; k < job.cols; k += kBlock) {
-            const int64_t count = job.cols - k < kBlock ? job.cols - k : kBlock;
-            for (int64_t r = 0; r < rows; r += kTileRows) {
-                add_row_group<false>(x + k, w + r * job.cols + k, job.cols, count, tokens, rows - r,
-                                     partial + r);
-            }
-        }
+        return;
     }
-    for (int64_t t = 0; t < tokens; ++t) {
-        uint16_t* out = job.out + (first_token + t) * job.rows + first_row;
-        for (int64_t r = 0; r < rows; ++r) {
-            out[r] = to_bf16(partial[t * kPanel + r]);
+    for (int64_t k = 0; k < cols; k += kBlock) {
+        const int64_t count = cols - k < kBlock ? cols - k : kBlock;
+        for (int64_t r = 0; r < rows; r += kTileRows) {
+            add_row_group<false>(x + k, w + r * cols + k, cols, count, tokens, rows - r, sums + r);
         }
-    }
-}
-
-// Run by every thread: takes panels until none is left, so a slow thread takes fewer.
-void linear_bf16_worker(void* data) {
-    LinearBf16& job = *static_cast<LinearBf16*>(data);
-    const int64_t panels = (job.rows + kPanel - 1) / kPanel;
-    for (;;) {
-        const int64_t panel = __atomic_fetch_add(&job.next_job, 1, __ATOMIC_RELAXED);
-        if (panel >= panels) {
-            return;
-        }
-        for (int64_t token = 0; token < job.tokens; token += kTokens) {
-            run_panel(job, panel * kPanel, token);
-        }
-    }
-}
-
-void linear_bf16(const uint16_t* x, const uint16_t* w, uint16_t* out, int64_t tokens, int64_t rows,
-                 int64_t cols, int threads, ParallelRegion parallel) {
-    LinearBf16 job = {x, w, out, tokens, rows, cols, 0};
-    if (threads > 1 && parallel != nullptr && rows > kPanel) {
-        parallel(linear_bf16_worker, &job, static_cast<unsigned>(threads), 0);
-    } else {
-        linear_bf16_worker(&job);
     }
 }
 
 }  // namespace
-#define MIXTRAL_LINEAR_BF16 linear_bf16
 #else
-#define MIXTRAL_LINEAR_BF16 nullptr
+#include "lanes.h"
+
+namespace {
+
+// As above without bfloat16 instructions: the weights of a row are widened once for all tokens.
+inline void bf16_panel(const uint16_t* x, const uint16_t* weight, int64_t tokens, int64_t,
+                       int64_t weight_rows, int64_t cols, int64_t first_row, float* sums) {
+    const int64_t rows = weight_rows - first_row < kPanel ? weight_rows - first_row : kPanel;
+    constexpr int64_t kBlock = 2048;
+    float wide[kBlock], token[kBlock];
+    memset(sums, 0, static_cast<size_t>(tokens * kPanel) * sizeof(float));
+    for (int64_t k = 0; k < cols; k += kBlock) {
+        const int64_t count = cols - k < kBlock ? cols - k : kBlock;
+        for (int64_t r = 0; r < rows; ++r) {
+            const uint16_t* w = weight + (first_row + r) * cols + k;
+            for (int64_t i = 0; i < count; ++i) {
+                wide[i] = from_bf16_bits(w[i]);
+            }
+            for (int64_t t = 0; t < tokens; ++t) {
+                for (int64_t i = 0; i < count; ++i) {
+                    token[i] = from_bf16_bits(x[t * cols + k + i]);
+                }
+                sums[t * kPanel + r] += dot_product(wide, token, count);
+            }
+        }
+    }
+}
+
+}  // namespace
 #endif

@@ -1,0 +1,53 @@
+// The model and one step of it, as ../model.py hands them over; ctypes structures there.
+#pragma once
+
+#include <stdint.h>
+
+// A weight [rows, cols]: packed (low_bit.h), or bfloat16 as it lies in a checkpoint.
+struct MixtralWeight {
+    const uint8_t* data;
+    int64_t rows, cols;
+    int64_t format;  // WeightFormat
+};
+
+struct MixtralLayer {
+    const float* input_norm;      // [hidden]
+    const float* post_norm;       // [hidden]
+    const float* gate;            // [experts, hidden]; null in a dense model
+    MixtralWeight q, k, v, o;
+    const MixtralWeight* experts;  // w1, w3, w2 of expert 0, of expert 1, ...
+};
+
+struct MixtralModel {
+    int64_t layers, hidden, ffn, vocab;
+    int64_t heads, kv_heads, head_dim;
+    int64_t experts, experts_per_token;  // 1 and 0: dense
+    int64_t window;                      // tokens that a position sees; 0: all
+    double eps;
+    int64_t exact;                // 1: two int8 rows for every token state, about 16 bits
+    const float* frequencies;     // [head_dim / 2]
+    const uint16_t* embedding;    // [vocab, hidden], bfloat16
+    const float* norm;            // [hidden]
+    MixtralWeight head;
+    const MixtralLayer* layer;
+};
+
+struct MixtralBatch {
+    int64_t tokens, sequences;
+    int64_t num_rows;            // rows of logits wanted
+    int64_t block_size;          // tokens of a cache block, a multiple of 16
+    int64_t table_width;         // blocks in a row of `tables`
+    int64_t cache_slots;         // tokens that the cache holds
+    const int64_t* ids;          // [tokens]
+    const int64_t* positions;    // [tokens]
+    const int64_t* starts;       // [sequences + 1]
+    const int64_t* tables;       // [sequences, table_width]
+    const int64_t* row_ids;      // [num_rows], tokens whose logits are wanted
+    uint8_t* cache;
+    float* logits;               // [num_rows, vocab]
+    float* router_logits;        // [tokens, layers, experts], or null
+    int64_t* expert_ids;         // [tokens, layers, experts_per_token], or null
+    float* routing_weights;      // the same shape, or null
+    uint8_t* workspace;
+    int64_t workspace_bytes;
+};

@@ -1,0 +1,246 @@
+// The sparse feed-forward step: route, group by expert, SwiGLU, weighted sum (arXiv:2401.04088, 2.1).
+//
+// A slot is one (token, expert) pair; slots are ordered by expert, then by token. Two regions:
+//   up    a job owns 128 neighbouring columns of one expert's hidden layer: gate and up products of
+//         all its slots, silu(gate) * up, and the int8 codes of just these columns, which are one
+//         quantisation group of the down product's input. No second pass over the hidden layer.
+//   down  a job owns 32 neighbouring outputs over ALL experts, in the order of experts: no two
+//         threads add to the same number, and a token's sum has one order.
+#pragma once
+
+#include "lanes.h"
+#include "products.h"
+
+namespace {
+
+struct Moe {
+    int64_t tokens, experts, per_token;
+    int32_t* expert_of;     // [tokens, per_token]
+    float* weight_of;       // [tokens, per_token]
+    int32_t* token_of;      // [slots], slots ordered by expert
+    float* slot_weight;     // [slots]
+    int64_t* first_slot;    // [experts + 1]
+    Input* inputs;          // [experts], states that come in
+    Input* hidden;          // [experts], states between the products
+    float* errors;          // [slots, groups of the hidden layer], expected squared error
+    float* energies;        // the same shape, sums of squares
+    float* partial;         // [threads, tokens, 32], outputs of one panel
+};
+
+// Chooses the experts of one token: the largest logits, the lower id on a tie, weighed by a softmax
+// over the chosen ones.
+inline void route_token(const float* logits, int64_t experts, int64_t per_token, int32_t* ids,
+                        float* weights) {
+    for (int64_t a = 0; a < per_token; ++a) {
+        int32_t best = -1;
+        for (int32_t e = 0; e < experts; ++e) {
+            bool is_taken = false;
+            for (int64_t b = 0; b < a; ++b) {
+                is_taken |= ids[b] == e;
+            }
+            if (!is_taken && (best < 0 || logits[e] > logits[best])) {
+                best = e;
+            }
+        }
+        ids[a] = best;
+    }
+    float total = 0.0f;
+    for (int64_t a = 0; a < per_token; ++a) {
+        weights[a] = expf(logits[ids[a]] - logits[ids[0]]);
+        total += weights[a];
+    }
+    for (int64_t a = 0; a < per_token; ++a) {
+        weights[a] /= total;
+    }
+}
+
+// Orders the slots by expert; a counting sort keeps the tokens of an expert in order.
+inline void group_by_expert(Moe& moe) {
+    for (int64_t e = 0; e <= moe.experts; ++e) {
+        moe.first_slot[e] = 0;
+    }
+    const int64_t slots = moe.tokens * moe.per_token;
+    for (int64_t i = 0; i < slots; ++i) {
+        ++moe.first_slot[moe.expert_of[i] + 1];
+    }
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        moe.first_slot[e + 1] += moe.first_slot[e];
+    }
+    for (int64_t i = 0; i < slots; ++i) {
+        const int64_t slot = moe.first_slot[moe.expert_of[i]]++;
+        moe.token_of[slot] = static_cast<int32_t>(i / moe.per_token);
+        moe.slot_weight[slot] = moe.weight_of[i];
+    }
+    for (int64_t e = moe.experts; e > 0; --e) {
+        moe.first_slot[e] = moe.first_slot[e - 1];
+    }
+    moe.first_slot[0] = 0;
+}
+
+inline void swiglu(const float* gate, const float* up, float* out, int64_t count) {
+    for (int64_t i = 0; i < count; i += kWidth) {
+        const Floats g = load_floats(gate + i);
+        // Below -87 e^-g is cut to e^87, and g / e^87 is nothing.
+        const Floats negative = -g;
+        const Floats e = exponential(negative < 87.0f ? negative : all(87.0f));
+        store_floats(out + i, g / (e + 1.0f) * load_floats(up + i));
+    }
+}
+
+// Writes the hidden states of one slot and group as the down product wants them.
+inline void store_hidden(const Moe& moe, const Input& hidden, bool is_int8, bool exact, int64_t slot,
+                         int64_t local, int64_t group, const float* values) {
+    if (!is_int8) {
+        const int64_t begin = group * kGroup;
+        const int64_t count = hidden.cols - begin < kGroup ? hidden.cols - begin : kGroup;
+        for (int64_t i = 0; i < count; ++i) {
+            hidden.bf16[local * hidden.cols + begin + i] = to_bf16_bits(values[i]);
+        }
+        return;
+    }
+    const int64_t groups = divide_up(hidden.cols, kGroup);
+    float energy = 0.0f;
+    for (int i = 0; i < kGroup; ++i) {
+        energy += values[i] * values[i];
+    }
+    uint8_t* row = hidden.row(local, 0) + group * kRowGroupBytes;
+    uint8_t* second = hidden.row(local, 1) + group * kRowGroupBytes;
+    float rest[kGroup];
+    const float error = quantize_group(values, row, rest);
+    // A second row is needed only where some group alone is above the bound.
+    if (exact || needs_second_row(error, energy)) {
+        quantize_group(rest, second, nullptr);
+    } else {
+        memset(second, 0, kRowGroupBytes);
+    }
+    moe.errors[slot * groups + group] = error;
+    moe.energies[slot * groups + group] = energy;
+}
+
+// One job of the up region.
+inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact, int64_t expert,
+                       int64_t group) {
+    const MixtralWeight& w1 = experts[3 * expert];
+    const MixtralWeight& w3 = experts[3 * expert + 1];
+    const Input& input = moe.inputs[expert];
+    const bool is_int8 = is_packed(experts[3 * expert + 2]);
+    const int64_t first_panel = group * (kGroup / kPanel);
+    const int64_t end = first_panel + kGroup / kPanel;
+    const int64_t last_panel = end < num_panels(w1) ? end : num_panels(w1);
+    alignas(64) float gate[kChunk * kGroup];
+    alignas(64) float up[kChunk * kGroup];
+    alignas(64) float sums[kChunkRows * kPanel];
+    for (int64_t chunk = 0; chunk < input.chunks(); ++chunk) {
+        const int64_t begin = chunk * kChunk;
+        const int64_t count = input.slots - begin < kChunk ? input.slots - begin : kChunk;
+        if (last_panel < end) {
+            memset(gate, 0, sizeof(gate));
+            memset(up, 0, sizeof(up));
+        }
+        for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+            for (int which = 0; which < 2; ++which) {
+                const MixtralWeight& w = which == 0 ? w1 : w3;
+                chunk_sums(input, w, panel, chunk, sums);
+                float* to = (which == 0 ? gate : up) + (panel - first_panel) * kPanel;
+                for (int64_t s = 0; s < count; ++s) {
+                    memcpy(to + s * kGroup, sums + s * kPanel, kPanel * sizeof(float));
+                }
+            }
+        }
+        const int64_t valid = w1.rows - group * kGroup;  // columns past these are padding
+        for (int64_t s = 0; s < count; ++s) {
+            alignas(64) float values[kGroup];
+            swiglu(gate + s * kGroup, up + s * kGroup, values, kGroup);
+            for (int64_t i = valid; i < kGroup; ++i) {
+                values[i] = 0.0f;
+            }
+            store_hidden(moe, moe.hidden[expert], is_int8, exact,
+                         moe.first_slot[expert] + begin + s, begin + s, group, values);
+        }
+    }
+}
+
+// Decides which hidden states need a second row, and packs the tiles of every chunk.
+inline void pack_hidden(const Moe& moe, const MixtralWeight* experts, bool exact, int64_t expert) {
+    Input& hidden = moe.hidden[expert];
+    hidden.first_row[0] = 0;
+    if (!is_packed(experts[3 * expert + 2])) {
+        return;
+    }
+    const int64_t groups = divide_up(hidden.cols, kGroup);
+    for (int64_t local = 0; local < hidden.slots; ++local) {
+        const int64_t slot = moe.first_slot[expert] + local;
+        float error = 0.0f, energy = 0.0f;
+        for (int64_t g = 0; g < groups; ++g) {
+            error += moe.errors[slot * groups + g];
+            energy += moe.energies[slot * groups + g];
+        }
+        hidden.first_row[local + 1] = exact || needs_second_row(error, energy) ? 2 : 1;
+    }
+    number_rows(hidden);
+}
+
+// x[token] += sum over the token's experts of weight * (w2 hidden), all slots, one panel per job.
+inline void down(const Moe& moe, const MixtralWeight* experts, int64_t width, float* x) {
+    const int64_t panels = divide_up(width, kPanel);
+    parallel_for(panels, panel_grain(panels), [&](int64_t first, int64_t last, int thread) {
+        float* partial = moe.partial + thread * moe.tokens * kPanel;
+        for (int64_t panel = first; panel < last; ++panel) {
+            memset(partial, 0, static_cast<size_t>(moe.tokens * kPanel) * sizeof(float));
+            for (int64_t e = 0; e < moe.experts; ++e) {
+                if (moe.hidden[e].slots == 0) {
+                    continue;
+                }
+                const int64_t begin = moe.first_slot[e];
+                run_panels(moe.hidden[e], experts[3 * e + 2], panel, panel + 1,
+                           [&](int64_t local, int64_t, const float* sums) {
+                               float* to = partial + moe.token_of[begin + local] * kPanel;
+                               const float weight = moe.slot_weight[begin + local];
+                               for (int64_t r = 0; r < kPanel; ++r) {
+                                   to[r] += weight * sums[r];
+                               }
+                           });
+            }
+            const int64_t rows = width - panel * kPanel < kPanel ? width - panel * kPanel : kPanel;
+            for (int64_t t = 0; t < moe.tokens; ++t) {
+                for (int64_t r = 0; r < rows; ++r) {
+                    x[t * width + panel * kPanel + r] += partial[t * kPanel + r];
+                }
+            }
+        }
+    });
+}
+
+// The states of tokens are `normed` [tokens, hidden]; adds the result to x.
+inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, const float* normed,
+                        int64_t width, float* x) {
+    const int64_t ffn = experts[0].rows;
+    const int64_t groups = divide_up(ffn, kGroup);
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        if (moe.inputs[e].slots > 0) {
+            const int64_t begin = moe.first_slot[e];
+            prepare(moe.inputs[e], experts[3 * e], exact, [&](int64_t local) {
+                return normed + moe.token_of[begin + local] * width;
+            });
+        }
+    }
+    const int64_t jobs = moe.experts * groups;
+    parallel_for(jobs, 1, [&](int64_t first, int64_t last, int) {
+        for (int64_t job = first; job < last; ++job) {
+            if (moe.inputs[job / groups].slots > 0) {
+                up_columns(moe, experts, exact, job / groups, job % groups);
+            }
+        }
+    });
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        pack_hidden(moe, experts, exact, e);
+        if (moe.hidden[e].slots > 0 && is_packed(experts[3 * e + 2])) {
+            parallel_for(moe.hidden[e].chunks(), 1, [&](int64_t first, int64_t last, int) {
+                pack_chunks(moe.hidden[e], first, last);
+            });
+        }
+    }
+    down(moe, experts, width, x);
+}
+
+}  // namespace

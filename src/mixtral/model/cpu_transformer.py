@@ -1,0 +1,357 @@
+"""The same model as ``transformer.py``, run by the C++ kernels: one call per step.
+
+Weights stay where they are, in the memory map of a checkpoint or in tensors: packed ones
+(``NAME.packed``, kernels/formats.py) or bfloat16 (``NAME.weight``). States between layers are
+float32, keys and values bfloat16. PyTorch only holds the memory; between the token ids and the
+logits it runs nothing, so at batch 1 the time of a step is that of reading the weights.
+
+A token's logits do not depend, to the bit, on what else is in the step.
+"""
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixtral.config import ModelConfig
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
+from mixtral.kernels import formats
+from mixtral.kernels.cpu import load_library
+from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Layer, Model, Weight
+from mixtral.model.batch import TokenBatch
+from mixtral.model.router_trace import RouterTrace
+
+# Larger steps are cut: their states would take memory and make nothing faster.
+_MAX_STEP_TOKENS = 512
+_CACHE_TILE = 16
+_MAX_HEAD_DIM = 512
+
+
+class CpuKVCache:
+    """Block storage for the keys and values of all layers, in the layout of csrc/attention.h.
+
+    Args:
+        num_bytes: Size.
+        num_blocks: N, blocks in all.
+        block_size: P, tokens per block, a multiple of 16.
+    """
+
+    def __init__(self, *, num_bytes: int, num_blocks: int, block_size: int) -> None:
+        self.num_bytes = num_bytes
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        # Zeros that take memory page by page, when they are first written.
+        self._storage = np.zeros(num_bytes, dtype=np.uint8)
+
+    @property
+    def address(self) -> int:
+        """Where it lies in memory."""
+        return self._storage.ctypes.data
+
+
+class CpuTransformer:
+    """A Mixtral or dense Mistral 7B on the CPU.
+
+    Args:
+        config: Geometry that the tensors must have.
+        tensors: Names of ours and tensors, each once: matrices as ``NAME.weight`` in bfloat16 or
+            ``NAME.packed``; router and norms in any float dtype; the embedding becomes bfloat16.
+            They are kept, not copied. A tied head may be left out.
+        exact: Whether states meet packed weights with 16 bits instead of 8, at half the speed of
+            prefill.
+
+    Raises:
+        CheckpointError: A name is unknown, missing or twice there, or a tensor has a wrong shape.
+        UnsupportedError: The C++ library is not there, or cannot run this geometry.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], *, exact: bool = False
+    ) -> None:
+        library = load_library()
+        if library is None:
+            raise UnsupportedError(
+                "low-bit weights need the C++ library on the CPU, which is not built here; install "
+                "the package again where a C++ compiler is at hand."
+            )
+        if config.head_dim > _MAX_HEAD_DIM:
+            raise UnsupportedError(
+                f"head_dim is {config.head_dim}; the CPU kernels go up to {_MAX_HEAD_DIM}."
+            )
+        self.config = config
+        self._library = library
+        self._tensors = _Weights(config, tensors)
+        self._workspace = np.empty(0, dtype=np.uint8)
+        self._model = self._describe(exact)
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of cached keys and values."""
+        return torch.bfloat16
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weights by name, as they were given."""
+        return self._tensors.by_name
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Tokens beyond which a larger step takes memory and gains nothing."""
+        return _MAX_STEP_TOKENS
+
+    def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
+        """Return the bytes of a cache of so many blocks."""
+        return self._library.kv_cache_bytes(self._model, slots=num_blocks * block_size)
+
+    def new_cache(self, *, num_blocks: int, block_size: int) -> CpuKVCache:
+        """Return an empty cache.
+
+        Raises:
+            UnsupportedError: ``block_size`` is not a multiple of 16.
+        """
+        if block_size % _CACHE_TILE:
+            raise UnsupportedError(
+                f"block_size is {block_size}; on the CPU it must be a multiple of {_CACHE_TILE}. "
+                "Change EngineConfig.block_size."
+            )
+        num_bytes = self.cache_bytes(num_blocks=num_blocks, block_size=block_size)
+        return CpuKVCache(num_bytes=num_bytes, num_blocks=num_blocks, block_size=block_size)
+
+    def step(self, batch: TokenBatch, cache: CpuKVCache) -> Tensor:
+        """Run new tokens of S sequences and return the logits after the last one of each.
+
+        Args:
+            batch: T tokens with positions, boundaries and block tables.
+            cache: Keys and values of the tokens before; the new ones are added.
+
+        Returns:
+            [S, V], float32.
+        """
+        rows = np.asarray(batch.starts[1:], dtype=np.int64) - 1
+        return self._run(batch, cache, rows, trace=None)
+
+    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Return the logits after every token of one sequence, [T, V], float32."""
+        return torch.cat([logits for logits, _ in self._whole(token_ids, needs_trace=False)])
+
+    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+        """Return which experts every token of one sequence visits in each layer."""
+        traces = [trace for _, trace in self._whole(token_ids, needs_trace=True)]
+        return RouterTrace(
+            expert_ids=torch.cat([trace.expert_ids for trace in traces]),
+            routing_weights=torch.cat([trace.routing_weights for trace in traces]),
+            router_logits=torch.cat([trace.router_logits for trace in traces]),
+        )
+
+    def _whole(
+        self, token_ids: Sequence[int], *, needs_trace: bool
+    ) -> Iterable[tuple[Tensor, RouterTrace]]:
+        """Run a sequence in pieces over a cache of its own."""
+        blocks = -(-len(token_ids) // _CACHE_TILE)
+        cache = self.new_cache(num_blocks=blocks, block_size=_CACHE_TILE)
+        for begin in range(0, len(token_ids), _MAX_STEP_TOKENS):
+            piece = token_ids[begin : begin + _MAX_STEP_TOKENS]
+            batch = TokenBatch(
+                input_ids=torch.tensor(piece, dtype=torch.int64),
+                positions=torch.arange(begin, begin + len(piece)),
+                starts=(0, len(piece)),
+                context_lens=(begin + len(piece),),
+                block_tables=(range(blocks),),
+            )
+            trace = self._empty_trace(len(piece))
+            rows = np.arange(0 if needs_trace else len(piece), dtype=np.int64)
+            yield self._run(batch, cache, rows, trace=trace if needs_trace else None), trace
+
+    def _empty_trace(self, tokens: int) -> RouterTrace:
+        config = self.config
+        chosen = (tokens, config.num_hidden_layers, config.num_experts_per_tok)
+        every = (tokens, config.num_hidden_layers, config.num_local_experts)
+        return RouterTrace(
+            expert_ids=torch.empty(chosen, dtype=torch.int64),
+            routing_weights=torch.empty(chosen),
+            router_logits=torch.empty(every),
+        )
+
+    def _run(
+        self,
+        batch: TokenBatch,
+        cache: CpuKVCache,
+        rows: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+        trace: RouterTrace | None,
+    ) -> Tensor:
+        """Hand one step to C++ and return the logits of some tokens, [R, V], float32."""
+        self._library.set_threads(torch.get_num_threads())
+        tokens = batch.input_ids.numel()
+        logits = torch.empty(len(rows), self.config.vocab_size)
+        width = max(len(table) for table in batch.block_tables)
+        tables = np.zeros((len(batch.block_tables), width), dtype=np.int64)
+        for row, table in zip(tables, batch.block_tables, strict=True):
+            row[: len(table)] = table
+        starts = np.asarray(batch.starts, dtype=np.int64)
+        needed = self._library.workspace_bytes(self._model, tokens=tokens, rows=len(rows))
+        if needed > self._workspace.size:
+            self._workspace = np.empty(needed, dtype=np.uint8)
+        step = Batch(
+            tokens=tokens,
+            sequences=len(tables),
+            num_rows=len(rows),
+            block_size=cache.block_size,
+            table_width=width,
+            cache_slots=cache.num_blocks * cache.block_size,
+            ids=batch.input_ids.data_ptr(),
+            positions=batch.positions.data_ptr(),
+            starts=starts.ctypes.data,
+            tables=tables.ctypes.data,
+            row_ids=rows.ctypes.data,
+            cache=cache.address,
+            logits=logits.data_ptr(),
+            workspace=self._workspace.ctypes.data,
+            workspace_bytes=self._workspace.size,
+        )
+        if trace is not None:
+            step.router_logits = trace.router_logits.data_ptr()
+            step.expert_ids = trace.expert_ids.data_ptr()
+            step.routing_weights = trace.routing_weights.data_ptr()
+        self._library.run_step(self._model, step)
+        return logits
+
+    def _describe(self, exact: bool) -> Model:
+        """Fill the C structures; they point into tensors that this object keeps."""
+        config, weights = self.config, self._tensors
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+        self._frequencies = 1.0 / config.rope_theta ** (exponents / config.head_dim)
+        self._layers = (Layer * config.num_hidden_layers)()
+        self._experts = []
+        for index, layer in enumerate(self._layers):
+            prefix = f"model.layers.{index}."
+            layer.input_norm = weights.floats(f"{prefix}input_layernorm")
+            layer.post_norm = weights.floats(f"{prefix}post_attention_layernorm")
+            for name in ("q", "k", "v", "o"):
+                setattr(layer, name, weights.matrix(f"{prefix}self_attn.{name}_proj"))
+            if not config.is_dense:
+                layer.gate = weights.floats(f"{prefix}block_sparse_moe.gate")
+            experts = (Weight * (3 * config.num_experts))()
+            for expert in range(config.num_experts):
+                for place, name in enumerate(("w1", "w3", "w2")):
+                    found = f"{prefix}block_sparse_moe.experts.{expert}.{name}"
+                    experts[3 * expert + place] = weights.matrix(found)
+            self._experts.append(experts)
+            layer.experts = ctypes.addressof(experts)
+        head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
+        model = Model(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            ffn=config.intermediate_size,
+            vocab=config.vocab_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            experts=config.num_experts,
+            experts_per_token=config.num_experts_per_tok,
+            window=config.sliding_window or 0,
+            eps=config.rms_norm_eps,
+            exact=int(exact),
+            frequencies=self._frequencies.data_ptr(),
+            embedding=weights.matrix("model.embed_tokens").data,
+            norm=weights.floats("model.norm"),
+            head=weights.matrix(head),
+            layer=ctypes.addressof(self._layers),
+        )
+        weights.check_all_used()
+        return model
+
+
+class _Weights:
+    """Takes tensors by name, checks their shapes and tells C++ where they lie."""
+
+    def __init__(self, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self.by_name: dict[str, Tensor] = {}
+        self._shapes = _module_shapes(config)
+        self._used: set[str] = set()
+        self._converted: list[Tensor] = []
+        for name, tensor in tensors:
+            module, _, kind = name.rpartition(".")
+            if module == "lm_head" and config.tie_word_embeddings:
+                continue
+            is_known = module in self._shapes and kind in ("weight", "packed")
+            if not is_known or f"{module}.weight" in self.by_name or name in self.by_name:
+                raise CheckpointError(f"tensor {name} is not part of this model, or came twice.")
+            if module == "model.embed_tokens":
+                tensor = tensor.to(torch.bfloat16)
+            self.by_name[name] = tensor
+
+    def matrix(self, module: str) -> Weight:
+        """Describe a matrix, packed or bfloat16."""
+        rows, cols = self._shapes[module]
+        if (packed := self.by_name.get(f"{module}.packed")) is not None:
+            self._used.add(f"{module}.packed")
+            try:
+                name = formats.format_of_packed(packed, rows=rows, cols=cols)
+            except ConfigError as error:
+                raise CheckpointError(f"{module}.packed: {error}") from error
+            return Weight(data=packed.data_ptr(), rows=rows, cols=cols, format=WEIGHT_FORMATS[name])
+        tensor = self._take(module, (rows, cols))
+        if tensor.dtype != torch.bfloat16 or not tensor.is_contiguous():
+            tensor = tensor.to(torch.bfloat16).contiguous()
+            self._converted.append(tensor)
+        code = WEIGHT_FORMATS["bfloat16"]
+        return Weight(data=tensor.data_ptr(), rows=rows, cols=cols, format=code)
+
+    def floats(self, module: str) -> int:
+        """Return the address of a small tensor as float32."""
+        tensor = self._take(module, self._shapes[module]).float().contiguous()
+        self._converted.append(tensor)
+        return tensor.data_ptr()
+
+    def check_all_used(self) -> None:
+        """Refuse tensors that the model has no place for."""
+        if unused := set(self.by_name) - self._used:
+            raise CheckpointError(f"tensor {min(unused)} is not part of this model.")
+
+    def _take(self, module: str, shape: tuple[int, ...]) -> Tensor:
+        name = f"{module}.weight"
+        if name not in self.by_name:
+            raise CheckpointError(f"tensor {name} is missing.")
+        self._used.add(name)
+        tensor = self.by_name[name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}.")
+        return tensor
+
+
+def _module_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    width, ffn = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (config.vocab_size, width),
+        "model.norm": (width,),
+        "lm_head": (config.vocab_size, width),
+    }
+    for index in range(config.num_hidden_layers):
+        prefix = f"model.layers.{index}."
+        shapes[f"{prefix}input_layernorm"] = (width,)
+        shapes[f"{prefix}post_attention_layernorm"] = (width,)
+        shapes[f"{prefix}self_attn.q_proj"] = (queries, width)
+        shapes[f"{prefix}self_attn.k_proj"] = (keys, width)
+        shapes[f"{prefix}self_attn.v_proj"] = (keys, width)
+        shapes[f"{prefix}self_attn.o_proj"] = (width, queries)
+        if not config.is_dense:
+            shapes[f"{prefix}block_sparse_moe.gate"] = (config.num_local_experts, width)
+        for expert in range(config.num_experts):
+            module = f"{prefix}block_sparse_moe.experts.{expert}."
+            shapes |= {f"{module}w1": (ffn, width), f"{module}w3": (ffn, width)}
+            shapes[f"{module}w2"] = (width, ffn)
+    return shapes

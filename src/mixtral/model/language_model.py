@@ -1,0 +1,61 @@
+"""What the engine and everything above it needs of a model, whoever computes it.
+
+Two models have it: ``Transformer`` (PyTorch: any device, any float dtype, gradients) and
+``CpuTransformer`` (C++: bfloat16 and low-bit weights on a CPU).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mixtral.config import ModelConfig
+from mixtral.model.batch import TokenBatch
+from mixtral.model.router_trace import RouterTrace
+
+
+class Cache(Protocol):
+    """Block storage of keys and values; only the model that made it knows more."""
+
+    block_size: int
+    """P, tokens per block."""
+    num_blocks: int
+    """N, blocks in all."""
+
+
+class LanguageModel(Protocol):
+    """Token ids in, logits out."""
+
+    config: ModelConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids are wanted."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of cached keys and values."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Tokens beyond which a larger step takes memory and gains nothing."""
+
+    def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
+        """Return the bytes of a cache of so many blocks."""
+
+    def new_cache(self, *, num_blocks: int, block_size: int) -> Any:
+        """Return an empty ``Cache`` for ``step``."""
+
+    def step(self, batch: TokenBatch, cache: Any) -> Tensor:
+        """Run new tokens of S sequences; return the logits after the last of each, [S, V]."""
+
+    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Return the logits after every token of one sequence, [T, V], float32."""
+
+    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+        """Return which experts every token of one sequence visits in each layer."""

@@ -1,0 +1,187 @@
+"""Products with packed and bfloat16 weights in C++, on every level of the instruction set."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mixtral.kernels import formats, low_bit
+from mixtral.kernels.cpu import CpuLibrary, load_library
+from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Weight
+from mixtral.kernels.quantize import quantize
+
+LEVELS = ("portable", "avx2", "avx512", "avx512vnni", "avx512bf16")
+SHAPES = [(1, 32, 128), (1, 1, 1), (2, 33, 129), (5, 64, 127), (6, 31, 640), (7, 96, 256)]
+SHAPES += [(13, 65, 300), (97, 40, 130), (200, 32, 512)]
+
+
+@pytest.fixture
+def library() -> Iterator[CpuLibrary]:
+    loaded = load_library()
+    if loaded is None:
+        pytest.skip("the C++ library is not built here")
+    level = loaded.level
+    loaded.set_threads(2)
+    yield loaded
+    loaded.force_level(level)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest, library: CpuLibrary) -> str:
+    if request.param not in library.usable_levels:
+        pytest.skip(f"{request.param} is not among the levels of this CPU")
+    library.force_level(request.param)
+    return str(request.param)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def describe(packed: Tensor, rows: int, cols: int, name: str) -> Weight:
+    return Weight(data=packed.data_ptr(), rows=rows, cols=cols, format=WEIGHT_FORMATS[name])
+
+
+def int8_states(x: Tensor) -> Tensor:
+    """Return what the kernels make of states: 128 channels share one scale, [T, K], float64."""
+    tokens, width = x.shape
+    groups = functional.pad(x, (0, -width % 128)).view(tokens, -1, 128)
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    codes = (groups * (1 / scale)).nan_to_num().round()
+    return (codes.double() * scale.double()).view(tokens, -1)[:, :width]
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_products_are_those_of_the_quantised_operands(
+    library: CpuLibrary, level: str, name: str, shape: tuple[int, int, int]
+) -> None:
+    tokens, rows, cols = shape
+    x, packed = normal(tokens, cols, seed=1), quantize(normal(rows, cols) * 0.02, name)
+    weight = formats.dequantize(packed, name, rows=rows, cols=cols).double()
+    out = library.linear(x, describe(packed, rows, cols, name))
+    assert relative_error(out, int8_states(x) @ weight.T) < 2e-6
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_every_level_gives_the_same_bits(library: CpuLibrary, name: str) -> None:
+    x, packed = normal(19, 400), quantize(normal(70, 400, seed=1), name)
+    outs = []
+    for level in library.usable_levels:
+        library.force_level(level)
+        outs.append(library.linear(x, describe(packed, 70, 400, name)))
+    assert all(torch.equal(outs[0], out) for out in outs[1:])
+
+
+@pytest.mark.parametrize("tokens", [2, 6, 7, 12, 13, 97, 200])
+@pytest.mark.parametrize("name", [*formats.FORMATS, "bfloat16"])
+def test_token_gets_the_same_bits_in_any_batch_on_any_number_of_threads(
+    library: CpuLibrary, level: str, name: str, tokens: int
+) -> None:
+    x, weight = normal(tokens, 300), normal(70, 300, seed=1)
+    stored = weight.bfloat16() if name == "bfloat16" else quantize(weight, name)
+    together = library.linear(x, describe(stored, 70, 300, name))
+    library.set_threads(1)
+    for token in (0, tokens // 2, tokens - 1):
+        alone = library.linear(x[token : token + 1], describe(stored, 70, 300, name))
+        assert torch.equal(together[token], alone[0])
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_int8_states_cost_less_than_a_percent(library: CpuLibrary, name: str) -> None:
+    x, packed = normal(64, 4096), quantize(normal(96, 4096, seed=1), name)
+    weight = formats.dequantize(packed, name, rows=96, cols=4096)
+    error = relative_error(library.linear(x, describe(packed, 96, 4096, name)), x @ weight.T)
+    assert 0.004 < error < 0.008
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_exact_states_are_good_to_four_digits(library: CpuLibrary, level: str, name: str) -> None:
+    x, packed = normal(9, 640), quantize(normal(40, 640, seed=1), name)
+    weight = formats.dequantize(packed, name, rows=40, cols=640)
+    out = library.linear(x, describe(packed, 40, 640, name), exact=True)
+    assert relative_error(out, x.double() @ weight.double().T) < 1e-4
+
+
+def test_outlier_channel_ruins_plain_int8_states_and_takes_the_safe_path(
+    library: CpuLibrary, level: str
+) -> None:
+    x, packed = normal(3, 4096), quantize(normal(64, 4096, seed=1), "int4")
+    x[:, 700] = 60.0
+    x[1] = normal(1, 4096, seed=2)  # a token without one, between them
+    weight = formats.dequantize(packed, "int4", rows=64, cols=4096).double()
+    exact = x.double() @ weight.T
+    plain = int8_states(x) @ weight.T
+    out = library.linear(x, describe(packed, 64, 4096, "int4"))
+    for token in (0, 2):
+        assert relative_error(plain[token], exact[token]) > 0.01
+        # Only the group of the outlier is refined, to 16 bits; the others keep their 8.
+        assert relative_error(out[token], exact[token]) < 0.006
+    assert relative_error(out[1], plain[1]) < 2e-6
+
+
+def test_zero_states_give_zeros(library: CpuLibrary, level: str) -> None:
+    for name in formats.FORMATS:
+        packed = quantize(normal(40, 200), name)
+        out = library.linear(torch.zeros(3, 200), describe(packed, 40, 200, name))
+        assert torch.equal(out, torch.zeros(3, 40))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 32), (2, 5, 31), (3, 33, 65), (7, 32, 2049)])
+def test_bfloat16_products_equal_float64_ones(
+    library: CpuLibrary, level: str, shape: tuple[int, int, int]
+) -> None:
+    tokens, rows, cols = shape
+    x, weight = normal(tokens, cols).bfloat16(), normal(rows, cols, seed=1).bfloat16()
+    out = library.linear(x.float(), describe(weight, rows, cols, "bfloat16"))
+    exact = x.double() @ weight.double().T
+    assert ((out - exact).abs() <= 1e-4 * cols**0.5).all()
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("shape", [(1, 1), (33, 129), (64, 640), (5, 1000)])
+def test_quantiser_gives_the_bytes_of_the_specification(
+    library: CpuLibrary, name: str, shape: tuple[int, int]
+) -> None:
+    for seed, scale in enumerate((0.02, 1e-30, 1e-39, 3e4)):
+        weight = normal(*shape, seed=seed) * scale
+        weight[0, ::3] = 0.0
+        weight[-1] = weight[-1, 0]  # a constant row
+        assert torch.equal(library.quantize(weight, name), low_bit.quantize(weight, name))
+
+
+def test_library_computes_after_a_fork(library: CpuLibrary) -> None:
+    x, packed = normal(4, 512), quantize(normal(512, 512, seed=1), "int4")
+    weight = describe(packed, 512, 512, "int4")
+    before = library.linear(x, weight)  # the threads of the parent exist now
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(library.linear(x, weight), before) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_inner_loops_keep_their_sums_in_registers(library: CpuLibrary) -> None:
+    """A spilled accumulator halves the speed, and nothing else would tell."""
+    if library.usable_levels[-1] != "avx512bf16" or not shutil.which("objdump"):
+        pytest.skip("needs a machine with AVX-512 and objdump")
+    command = ["objdump", "-d", "--no-show-raw-insn", str(library.path)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = listing.splitlines()
+    products = [i for i, line in enumerate(lines) if "vpdpbusd" in line]
+    assert len(products) > 500  # three formats, tiles of 1 to 6 tokens, two levels
+    spills = 0
+    for here, after in zip(products, products[1:], strict=False):
+        if after - here < 40:  # inside one loop body
+            between = lines[here + 1 : after]
+            spills += sum(1 for line in between if re.search(r"zmm\d+.*\(%r[sb]p", line))
+    assert spills == 0
