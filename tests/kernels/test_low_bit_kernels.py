@@ -1,5 +1,6 @@
 """Products with packed and bfloat16 weights in C++, on every level of the instruction set."""
 
+import itertools
 import os
 import re
 import shutil
@@ -179,9 +180,13 @@ def test_inner_loops_keep_their_sums_in_registers(library: CpuLibrary) -> None:
     lines = listing.splitlines()
     products = [i for i, line in enumerate(lines) if "vpdpbusd" in line]
     assert len(products) > 500  # three formats, tiles of 1 to 6 tokens, two levels
-    spills = 0
-    for here, after in zip(products, products[1:], strict=False):
-        if after - here < 40:  # inside one loop body
-            between = lines[here + 1 : after]
-            spills += sum(1 for line in between if re.search(r"zmm\d+.*\(%r[sb]p", line))
-    assert spills == 0
+    # Products of one weight stand at most a few instructions apart. Selectors, which change once in
+    # 64 products, may lie on the stack; a spilled sum would be there for every product.
+    spilled = [
+        line
+        for here, after in itertools.pairwise(products)
+        if after - here <= 8
+        for line in lines[here + 1 : after]
+        if re.search(r"zmm.*\(%r[sb]p|\(%r[sb]p.*zmm", line)
+    ]
+    assert 100 * len(spilled) < len(products)

@@ -12,6 +12,7 @@ place where the first one begins; each then starts a line of the memory map, as 
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import struct
@@ -27,6 +28,8 @@ from mixtral.checkpoint.containers import SAFETENSORS_DTYPES, STORED_DTYPES
 from mixtral.checkpoint.packed_names import PackedTensor
 from mixtral.checkpoint.staging import PROGRESS_FILE, write_json
 from mixtral.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _CODES = {name: code for code, name in SAFETENSORS_DTYPES.items()}
 # 64: bytes of a cache line and of an AVX-512 register.
@@ -219,6 +222,7 @@ class PackedShards:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self.sums = {shard.file: noted[shard.file] for shard in kept}
         if kept:
+            logger.warning("%d of %d files are done already", len(kept), len(self._shards))
             self._note_progress()
         for shard in kept:
             self._on_bytes(shard.num_tensor_bytes)

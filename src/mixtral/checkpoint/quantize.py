@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mixtral import __version__
@@ -28,14 +29,23 @@ from mixtral.checkpoint.packing_source import PackableSource, open_packable
 from mixtral.checkpoint.staging import copy_tokenizer, staged, write_json
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError, ConfigError
+from mixtral.kernels.formats import GRIDS, SCALE_FACTORS
+from mixtral.kernels.low_bit import check_weight
 from mixtral.kernels.quantize import quantize
-from mixtral.quantization import QuantizationRecipe, is_low_bit, kept_dtype
+from mixtral.quantization import (
+    PANEL_ROWS,
+    QuantizationRecipe,
+    is_low_bit,
+    kept_dtype,
+    packed_shape,
+)
 
 TOOL = f"mixtral {__version__}"
 """What config.json names as the maker of a packed checkpoint."""
 
 # A process that is killed loses the work on one shard.
 _MAX_SHARD_BYTES = 10**9
+_SLAB_WEIGHTS = 1 << 24
 
 
 def quantized_tensors(
@@ -128,7 +138,7 @@ def write_packed(
 
     Args:
         target: The folder to write; it must not exist, or be empty.
-        config: The model before packing.
+        config: The model before packing; after it, where a tied head comes packed already.
         tensors: Weights or packed matrices, as for ``quantized_tensors``.
         recipe: Formats of the parts; its ``origin`` says how the weights were made.
         kept: Type in which norms and routers are stored; float32 holds those of any stream.
@@ -196,9 +206,24 @@ def _convert(planned: PackedTensor, value: Tensor) -> Tensor:
             )
         return value
     try:
-        return quantize(value, planned.format)
+        return _quantize_in_slabs(value, planned.format)
     except ConfigError as error:
         raise CheckpointError(f"tensor {planned.source} cannot be packed: {error}") from error
+
+
+def _quantize_in_slabs(weight: Tensor, format_name: str) -> Tensor:
+    """Quantise some panels at a time: the quantiser's float32 copy of a large head has 0.5 GB."""
+    rows, columns = weight.shape
+    packed = torch.empty(packed_shape(format_name, rows, columns), dtype=torch.uint8)
+    panels = max(1, _SLAB_WEIGHTS // columns // PANEL_ROWS)
+    try:
+        for panel in range(0, packed.shape[0], panels):
+            slab = weight[panel * PANEL_ROWS : (panel + panels) * PANEL_ROWS]
+            packed[panel : panel + panels] = quantize(slab, format_name)
+    except ConfigError:
+        check_weight(weight)  # Counts its rows from the first one of the matrix.
+        raise
+    return packed
 
 
 def _fingerprint(
@@ -208,6 +233,7 @@ def _fingerprint(
     stats = {str(path.resolve()): path.stat() for path in source.files}
     depends_on = {
         "tool": TOOL,
+        "grids": [dict(GRIDS), dict(SCALE_FACTORS)],
         "quantization": recipe.to_json(),
         "config": source.config.to_hf(),
         "files": sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()),

@@ -3,6 +3,7 @@
 Tensors stream from the source to the target one at a time, so memory holds one of them.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,18 +102,20 @@ def convert(
         _quantize(found, target, wish.quantization, name=source)
     else:
         _write(found, target, cast(_Layout, wish.format), wanted)
+    _report(source, target, wish, seconds=time.perf_counter() - begin, as_json=as_json)
+
+
+def _report(source: str, target: Path, wish: _Wish, *, seconds: float, as_json: bool) -> None:
     files = [target] if target.is_file() else [f for f in target.iterdir() if f.is_file()]
     size = sum(file.stat().st_size for file in files)
     if as_json:
-        seconds = round(time.perf_counter() - begin, 3)
-        result = {"source": source, "target": str(target), "format": wish.format, "dtype": dtype}
-        result["quantization"] = quantization
-        print_json(result | {"bytes": size, "files": len(files), "seconds": seconds})
-    else:
-        what = wish.quantization or f"{wish.format} layout"
-        count = f"{len(files)} file{'s'[: len(files) > 1]}"
-        line = f"wrote {target}: {what}, {count}, {format_bytes(size)}"
-        stdout_console().print(line, markup=False, soft_wrap=True)
+        result = {"source": source, "target": str(target), **dataclasses.asdict(wish)}
+        print_json(result | {"bytes": size, "files": len(files), "seconds": round(seconds, 3)})
+        return
+    what = wish.quantization or f"{wish.format} layout"
+    count = f"{len(files)} file{'s'[: len(files) > 1]}"
+    line = f"wrote {target}: {what}, {count}, {format_bytes(size)}"
+    stdout_console().print(line, markup=False, soft_wrap=True)
 
 
 def _check_wish(target_format: str | None, quantization: str | None, dtype: str | None) -> _Wish:

@@ -1,4 +1,4 @@
-// Token states as int8: rows, and tiles of up to 6 rows for the products with packed weights.
+// Token states as int8: rows, and tiles of up to 12 rows for the products with packed weights.
 //
 // A row is cut into groups of 128 columns like the weights, each with a float32 scale of its own:
 // x is about scale * q with q in -127..127. Weights are stored without a sign (code = value + 128),
@@ -17,7 +17,7 @@
 
 namespace {
 
-constexpr int kMaxTile = 6;
+constexpr int kMaxTile = 12;
 constexpr int64_t kRowGroupBytes = 12 + kGroup;  // of one row in a tile
 
 constexpr int64_t row_bytes(int64_t cols) { return divide_up(cols, kGroup) * kRowGroupBytes; }
@@ -111,10 +111,12 @@ inline void pack_tile(const uint8_t* const* rows, int m, int64_t groups, uint8_t
     }
 }
 
-// Tiles of nearly equal size: 8 rows become 4 + 4, not 6 + 2.
-constexpr int64_t num_tiles(int64_t rows) { return divide_up(rows, kMaxTile); }
+// Cuts `rows` rows into tiles of nearly equal size, at most `most`: 14 become 7 + 7, not 12 + 2.
+struct Tiling {
+    int64_t rows, count;
 
-// First row of tile `i`.
-constexpr int64_t tile_start(int64_t rows, int64_t i) { return rows * i / num_tiles(rows); }
+    Tiling(int64_t rows, int64_t most) : rows(rows), count(divide_up(rows, most)) {}
+    int64_t start(int64_t i) const { return rows * i / count; }
+};
 
 }  // namespace

@@ -25,6 +25,7 @@ struct Moe {
     float* errors;          // [slots, groups of the hidden layer], expected squared error
     float* energies;        // the same shape, sums of squares
     float* partial;         // [threads, tokens, 32], outputs of one panel
+    Scratch scratch;
 };
 
 // Chooses the experts of one token: the largest logits, the lower id on a tie, weighed by a softmax
@@ -119,7 +120,7 @@ inline void store_hidden(const Moe& moe, const Input& hidden, bool is_int8, bool
 
 // One job of the up region.
 inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact, int64_t expert,
-                       int64_t group) {
+                       int64_t group, uint8_t* scratch) {
     const MixtralWeight& w1 = experts[3 * expert];
     const MixtralWeight& w3 = experts[3 * expert + 1];
     const Input& input = moe.inputs[expert];
@@ -131,8 +132,8 @@ inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact,
     alignas(64) float up[kChunk * kGroup];
     alignas(64) float sums[kChunkRows * kPanel];
     for (int64_t chunk = 0; chunk < input.chunks(); ++chunk) {
-        const int64_t begin = chunk * kChunk;
-        const int64_t count = input.slots - begin < kChunk ? input.slots - begin : kChunk;
+        const int64_t begin = input.chunk_start(chunk);
+        const int64_t count = input.chunk_start(chunk + 1) - begin;
         if (last_panel < end) {
             memset(gate, 0, sizeof(gate));
             memset(up, 0, sizeof(up));
@@ -140,7 +141,7 @@ inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact,
         for (int64_t panel = first_panel; panel < last_panel; ++panel) {
             for (int which = 0; which < 2; ++which) {
                 const MixtralWeight& w = which == 0 ? w1 : w3;
-                chunk_sums(input, w, panel, chunk, sums);
+                chunk_sums(input, w, panel, chunk, scratch, sums);
                 float* to = (which == 0 ? gate : up) + (panel - first_panel) * kPanel;
                 for (int64_t s = 0; s < count; ++s) {
                     memcpy(to + s * kGroup, sums + s * kPanel, kPanel * sizeof(float));
@@ -167,6 +168,7 @@ inline void pack_hidden(const Moe& moe, const MixtralWeight* experts, bool exact
     if (!is_packed(experts[3 * expert + 2])) {
         return;
     }
+    hidden.format = experts[3 * expert + 2].format;
     const int64_t groups = divide_up(hidden.cols, kGroup);
     for (int64_t local = 0; local < hidden.slots; ++local) {
         const int64_t slot = moe.first_slot[expert] + local;
@@ -193,7 +195,7 @@ inline void down(const Moe& moe, const MixtralWeight* experts, int64_t width, fl
                 }
                 const int64_t begin = moe.first_slot[e];
                 run_panels(moe.hidden[e], experts[3 * e + 2], panel, panel + 1,
-                           [&](int64_t local, int64_t, const float* sums) {
+                           moe.scratch.of(thread), [&](int64_t local, int64_t, const float* sums) {
                                float* to = partial + moe.token_of[begin + local] * kPanel;
                                const float weight = moe.slot_weight[begin + local];
                                for (int64_t r = 0; r < kPanel; ++r) {
@@ -225,10 +227,11 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
         }
     }
     const int64_t jobs = moe.experts * groups;
-    parallel_for(jobs, 1, [&](int64_t first, int64_t last, int) {
+    parallel_for(jobs, 1, [&](int64_t first, int64_t last, int thread) {
         for (int64_t job = first; job < last; ++job) {
             if (moe.inputs[job / groups].slots > 0) {
-                up_columns(moe, experts, exact, job / groups, job % groups);
+                up_columns(moe, experts, exact, job / groups, job % groups,
+                           moe.scratch.of(thread));
             }
         }
     });

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kChunk = 96;               // slots that a panel meets at a time
 constexpr int64_t kChunkRows = 2 * kChunk;   // with second rows
+constexpr int64_t kSmallTile = 6;            // rows whose sums all stay in registers
 
 inline bool is_packed(const MixtralWeight& w) { return w.format != kBf16; }
 
@@ -29,12 +30,22 @@ struct Input {
     uint8_t* tiles;         // tiles of a chunk follow each other; a chunk begins at its first row
     int32_t* first_row;     // [slots + 1], row of a slot among the rows in tiles
     uint16_t* bf16;         // [slots, cols]
+    int64_t format;         // of the packed weights that the tiles are for
     bool has_int8, has_bf16;
 
     uint8_t* row(int64_t slot, int which) const {
         return rows + (2 * slot + which) * row_bytes(cols);
     }
     int64_t chunks() const { return divide_up(slots, kChunk); }
+    int64_t chunk_start(int64_t chunk) const { return slots * chunk / chunks(); }
+
+    // The tiles of `count` rows. int8 lines take as long to load as decoding others, so small tiles
+    // pay there as soon as one tile is not enough.
+    Tiling tiling(int64_t count) const {
+        const bool is_one_tile = count <= kMaxTile;
+        const bool is_small = format == kInt8 ? !is_one_tile : count >= kRowsToDecode;
+        return Tiling(count, is_small ? kSmallTile : kMaxTile);
+    }
 };
 
 inline int64_t input_bytes(int64_t slots, int64_t cols) {
@@ -56,8 +67,7 @@ inline Input lay_out_input(uint8_t* memory, int64_t slots, int64_t cols) {
 inline void pack_chunks(const Input& input, int64_t first, int64_t last) {
     const int64_t groups = divide_up(input.cols, kGroup);
     for (int64_t chunk = first; chunk < last; ++chunk) {
-        const int64_t begin = chunk * kChunk;
-        const int64_t end = begin + kChunk < input.slots ? begin + kChunk : input.slots;
+        const int64_t begin = input.chunk_start(chunk), end = input.chunk_start(chunk + 1);
         const uint8_t* rows[kChunkRows];
         int64_t count = 0;
         for (int64_t slot = begin; slot < end; ++slot) {
@@ -66,8 +76,9 @@ inline void pack_chunks(const Input& input, int64_t first, int64_t last) {
             }
         }
         uint8_t* tiles = input.tiles + input.first_row[begin] * row_bytes(input.cols);
-        for (int64_t i = 0; i < num_tiles(count); ++i) {
-            const int64_t a = tile_start(count, i), b = tile_start(count, i + 1);
+        const Tiling tiling = input.tiling(count);
+        for (int64_t i = 0; i < tiling.count; ++i) {
+            const int64_t a = tiling.start(i), b = tiling.start(i + 1);
             pack_tile(rows + a, static_cast<int>(b - a), groups, tiles + a * row_bytes(input.cols));
         }
     }
@@ -98,9 +109,10 @@ void prepare(Input& input, const MixtralWeight& weight, bool exact, const State&
         input.has_bf16 = true;
         return;
     }
-    if (input.has_int8) {
+    if (input.has_int8 && input.format == weight.format) {
         return;
     }
+    input.format = weight.format;
     parallel_for(input.slots, 8, [&](int64_t first, int64_t last, int) {
         for (int64_t slot = first; slot < last; ++slot) {
             const bool has_second = quantize_row(state(slot), input.cols, input.row(slot, 0),
@@ -114,28 +126,34 @@ void prepare(Input& input, const MixtralWeight& weight, bool exact, const State&
     input.has_int8 = true;
 }
 
-// sums[slot - begin][32] for the slots of one chunk and panel `panel` of a packed weight.
+// sums[slot - begin][32] for the slots of one chunk and panel `panel` of a packed weight. `scratch`
+// has room for the panel in int8.
 inline void packed_chunk(const Input& input, const MixtralWeight& w, int64_t panel, int64_t chunk,
-                         float* sums) {
+                         uint8_t* scratch, float* sums) {
     const TileKernel* kernels =
         w.format == kInt8 ? kTiles8 : w.format == kInt4 ? kTiles4 : kTiles3;
     const int64_t groups = divide_up(w.cols, kGroup);
     const int64_t bytes = panel_bytes(static_cast<int>(w.format), w.cols);
     const uint8_t* data = w.data + panel * bytes;
-    const int64_t begin = chunk * kChunk;
-    const int64_t end = begin + kChunk < input.slots ? begin + kChunk : input.slots;
+    const int64_t begin = input.chunk_start(chunk), end = input.chunk_start(chunk + 1);
     const int64_t row0 = input.first_row[begin];
     const int64_t count = input.first_row[end] - row0;
-    const int64_t tiles = num_tiles(count);
-    const bool is_alone = tiles == 1 && input.slots <= kChunk;
+    const Tiling tiling = input.tiling(count);
+    const bool is_alone = tiling.count == 1 && input.chunks() == 1;
     // Many tiles: the next panel is brought near, one slice per tile of the first chunk.
     const bool fetches_next = !is_alone && chunk == 0 && (panel + 1) * kPanel < w.rows;
+    const uint8_t* next = data + bytes;
+    if (w.format != kInt8 && count >= kRowsToDecode) {
+        decode_panel(w.format, data, groups, scratch);
+        data = scratch;
+        kernels = kTilesDecoded;
+    }
     const uint8_t* acts = input.tiles + row0 * row_bytes(w.cols);
-    for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t a = tile_start(count, i), b = tile_start(count, i + 1);
+    for (int64_t i = 0; i < tiling.count; ++i) {
+        const int64_t a = tiling.start(i), b = tiling.start(i + 1);
         if (fetches_next) {
-            const uint8_t* next = data + bytes;
-            for (int64_t at = bytes * i / tiles / 64 * 64; at < bytes * (i + 1) / tiles; at += 64) {
+            const int64_t stop = bytes * (i + 1) / tiling.count;
+            for (int64_t at = bytes * i / tiling.count / 64 * 64; at < stop; at += 64) {
                 __builtin_prefetch(next + at, 0, 2);
             }
         }
@@ -159,27 +177,37 @@ inline void packed_chunk(const Input& input, const MixtralWeight& w, int64_t pan
 
 // As packed_chunk, for either kind of weight.
 inline void chunk_sums(const Input& input, const MixtralWeight& w, int64_t panel, int64_t chunk,
-                       float* sums) {
+                       uint8_t* scratch, float* sums) {
     if (is_packed(w)) {
-        packed_chunk(input, w, panel, chunk, sums);
+        packed_chunk(input, w, panel, chunk, scratch, sums);
         return;
     }
-    const int64_t begin = chunk * kChunk;
-    const int64_t count = input.slots - begin < kChunk ? input.slots - begin : kChunk;
-    bf16_panel(input.bf16 + begin * w.cols, reinterpret_cast<const uint16_t*>(w.data), count,
-               input.slots, w.rows, w.cols, panel * kPanel, sums);
+    const int64_t begin = input.chunk_start(chunk);
+    bf16_panel(input.bf16 + begin * w.cols, reinterpret_cast<const uint16_t*>(w.data),
+               input.chunk_start(chunk + 1) - begin, input.slots, w.rows, w.cols, panel * kPanel,
+               sums);
 }
+
+// Scratch of one thread for weights of so many columns.
+inline int64_t scratch_bytes(int64_t cols) { return panel_bytes(kInt8, cols); }
+
+// Scratch of all threads.
+struct Scratch {
+    uint8_t* memory;
+    int64_t bytes;  // of one thread
+
+    uint8_t* of(int thread) const { return memory + thread * bytes; }
+};
 
 // Calls take(slot, panel, sums of 32 rows) for every slot and for panels first to last - 1.
 template <typename Take>
 void run_panels(const Input& input, const MixtralWeight& w, int64_t first, int64_t last,
-                const Take& take) {
+                uint8_t* scratch, const Take& take) {
     alignas(64) float sums[kChunkRows * kPanel];
     for (int64_t panel = first; panel < last; ++panel) {
         for (int64_t chunk = 0; chunk < input.chunks(); ++chunk) {
-            chunk_sums(input, w, panel, chunk, sums);
-            const int64_t begin = chunk * kChunk;
-            const int64_t end = begin + kChunk < input.slots ? begin + kChunk : input.slots;
+            chunk_sums(input, w, panel, chunk, scratch, sums);
+            const int64_t begin = input.chunk_start(chunk), end = input.chunk_start(chunk + 1);
             for (int64_t slot = begin; slot < end; ++slot) {
                 take(slot, panel, sums + (slot - begin) * kPanel);
             }
@@ -202,23 +230,28 @@ inline int64_t panel_grain(int64_t panels) {
 
 // The product of all slots with a weight: take(slot, first row, number of rows, sums).
 template <typename Take>
-void product(const Input& input, const MixtralWeight& w, const Take& take) {
+void product(const Input& input, const MixtralWeight& w, const Scratch& scratch, const Take& take) {
     const int64_t panels = num_panels(w);
-    parallel_for(panels, panel_grain(panels), [&](int64_t first, int64_t last, int) {
-        run_panels(input, w, first, last, [&](int64_t slot, int64_t panel, const float* sums) {
-            take(slot, panel * kPanel, panel_rows(w, panel), sums);
-        });
+    parallel_for(panels, panel_grain(panels), [&](int64_t first, int64_t last, int thread) {
+        run_panels(input, w, first, last, scratch.of(thread),
+                   [&](int64_t slot, int64_t panel, const float* sums) {
+                       take(slot, panel * kPanel, panel_rows(w, panel), sums);
+                   });
     });
 }
 
-int64_t linear_workspace_bytes(int64_t tokens, int64_t cols) { return input_bytes(tokens, cols); }
+int64_t linear_workspace_bytes(int64_t tokens, int64_t cols) {
+    return divide_up(input_bytes(tokens, cols), 64) * 64 + pool_threads() * scratch_bytes(cols);
+}
 
 // One product by itself: x [tokens, w.cols], out [tokens, w.rows].
 void linear(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
             uint8_t* workspace) {
     Input input = lay_out_input(workspace, tokens, w.cols);
+    const Scratch scratch = {workspace + divide_up(input_bytes(tokens, w.cols), 64) * 64,
+                             scratch_bytes(w.cols)};
     prepare(input, w, exact, [&](int64_t t) { return x + t * w.cols; });
-    product(input, w, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
+    product(input, w, scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
         memcpy(out + t * w.rows + first, sums, static_cast<size_t>(count) * sizeof(float));
     });
 }

@@ -67,6 +67,9 @@ inline Workspace lay_out(const MixtralModel& m, int64_t tokens, int64_t rows, Ar
     w.moe.hidden = arena.array<Input>(m.experts);
     w.moe.errors = arena.array<float>(slots * groups);
     w.moe.energies = arena.array<float>(slots * groups);
+    const int64_t widest = m.ffn > query_width ? m.ffn : query_width;
+    w.moe.scratch.bytes = scratch_bytes(widest > m.hidden ? widest : m.hidden);
+    w.moe.scratch.memory = arena.bytes(pool_threads() * w.moe.scratch.bytes);
     w.moe.partial = arena.array<float>(pool_threads() * tokens * kPanel);
     return w;
 }
@@ -214,7 +217,7 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
         prepare(states, *weights[i], m.exact, [&](int64_t t) { return w.normed + t * m.hidden; });
         panels[i + 1] = panels[i] + num_panels(*weights[i]);
     }
-    parallel_for(panels[3], panel_grain(panels[3]), [&](int64_t first, int64_t last, int) {
+    parallel_for(panels[3], panel_grain(panels[3]), [&](int64_t first, int64_t last, int thread) {
         for (int i = 0; i < 3; ++i) {
             const int64_t begin = first > panels[i] ? first : panels[i];
             const int64_t end = last < panels[i + 1] ? last : panels[i + 1];
@@ -222,7 +225,7 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
                 continue;
             }
             run_panels(states, *weights[i], begin - panels[i], end - panels[i],
-                       [&](int64_t t, int64_t panel, const float* sums) {
+                       w.moe.scratch.of(thread), [&](int64_t t, int64_t panel, const float* sums) {
                            memcpy(w.qkv + t * row + column[i] + panel * kPanel, sums,
                                   static_cast<size_t>(panel_rows(*weights[i], panel)) *
                                       sizeof(float));
@@ -235,7 +238,7 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
     Input heads = lay_out_input(w.heads, tokens, m.heads * m.head_dim);
     prepare(heads, layer.o, m.exact,
             [&](int64_t t) { return w.attended + t * m.heads * m.head_dim; });
-    product(heads, layer.o, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
+    product(heads, layer.o, w.moe.scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
         for (int64_t r = 0; r < count; ++r) {
             w.x[t * m.hidden + first + r] += sums[r];
         }
@@ -328,7 +331,7 @@ void run_step(const MixtralModel& m, const MixtralBatch& b) {
     });
     Input last = lay_out_input(w.last, b.num_rows, m.hidden);
     prepare(last, m.head, m.exact, [&](int64_t r) { return w.normed + r * m.hidden; });
-    product(last, m.head, [&](int64_t r, int64_t first, int64_t count, const float* sums) {
+    product(last, m.head, w.moe.scratch, [&](int64_t r, int64_t first, int64_t count, const float* sums) {
         memcpy(b.logits + r * m.vocab + first, sums, static_cast<size_t>(count) * sizeof(float));
     });
 }

@@ -216,13 +216,21 @@ void plain_tile_of(const uint8_t* w, const uint8_t* act, int64_t groups, float* 
 
 typedef void (*TileKernel)(const uint8_t* w, const uint8_t* act, int64_t groups, float* out,
                            Ahead ahead);
-#define TILES_OF(bits)                                                                       \
-    {                                                                                        \
-        plain_tile_of<bits, 1>, plain_tile_of<bits, 2>, plain_tile_of<bits, 3>,              \
-            plain_tile_of<bits, 4>, plain_tile_of<bits, 5>, plain_tile_of<bits, 6>           \
+#define TILES_OF(bits)                                                                           \
+    {                                                                                            \
+        plain_tile_of<bits, 1>, plain_tile_of<bits, 2>, plain_tile_of<bits, 3>,                  \
+            plain_tile_of<bits, 4>, plain_tile_of<bits, 5>, plain_tile_of<bits, 6>,              \
+            plain_tile_of<bits, 7>, plain_tile_of<bits, 8>, plain_tile_of<bits, 9>,              \
+            plain_tile_of<bits, 10>, plain_tile_of<bits, 11>, plain_tile_of<bits, 12>            \
     }
 constexpr TileKernel kTiles3[kMaxTile] = TILES_OF(kInt3);
 constexpr TileKernel kTiles4[kMaxTile] = TILES_OF(kInt4);
 constexpr TileKernel kTiles8[kMaxTile] = TILES_OF(kInt8);
+constexpr const TileKernel* kTilesDecoded = kTiles8;
+
+// These kernels decode a group once per tile anyway.
+constexpr int64_t kRowsToDecode = INT64_MAX;
+
+inline void decode_panel(int64_t, const uint8_t*, int64_t, uint8_t*) {}
 
 }  // namespace

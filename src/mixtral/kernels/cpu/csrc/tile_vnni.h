@@ -2,8 +2,8 @@
 //
 // vpdpbusd multiplies 64 unsigned weight codes with 64 signed activations and adds them by fours
 // into 16 int32. A line of a panel gives 16 rows at once; the activation, four columns of one
-// token, is the same dword in all lanes. Grid values come from one byte shuffle (vpermb) with
-// index = 4 * ... see decode() and decode3().
+// token, is the same dword in all lanes. Grid values come from one byte shuffle (vpermb) of a table
+// with all four grids: the code and the selector of its 16 columns make the index.
 #pragma once
 
 #include "activations.h"
@@ -78,6 +78,10 @@ inline __m512 scales(const uint8_t* header) {
         _mm512_and_si512(load_line(header), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
+inline void add_to(float* sums, __m512 a, __m512 b) {
+    _mm512_storeu_ps(sums, _mm512_fmadd_ps(a, b, _mm512_loadu_ps(sums)));
+}
+
 inline __m512 offsets(const uint8_t* header) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(load_line(header), 16));
 }
@@ -115,6 +119,12 @@ inline __m512i decode3(__m512i low_bits, __m512i selectors, __m512i low, __mmask
 #define ROWS_4(X) ROWS_3(X) X(3)
 #define ROWS_5(X) ROWS_4(X) X(4)
 #define ROWS_6(X) ROWS_5(X) X(5)
+#define ROWS_7(X) ROWS_6(X) X(6)
+#define ROWS_8(X) ROWS_7(X) X(7)
+#define ROWS_9(X) ROWS_8(X) X(8)
+#define ROWS_10(X) ROWS_9(X) X(9)
+#define ROWS_11(X) ROWS_10(X) X(10)
+#define ROWS_12(X) ROWS_11(X) X(11)
 #define TILE 1
 #include "tile_vnni.inc"
 #define TILE 2
@@ -127,12 +137,82 @@ inline __m512i decode3(__m512i low_bits, __m512i selectors, __m512i low, __mmask
 #include "tile_vnni.inc"
 #define TILE 6
 #include "tile_vnni.inc"
+#define TILE 7
+#include "tile_vnni.inc"
+#define TILE 8
+#include "tile_vnni.inc"
+#define TILE 9
+#include "tile_vnni.inc"
+#define TILE 10
+#include "tile_vnni.inc"
+#define TILE 11
+#include "tile_vnni.inc"
+#define TILE 12
+#include "tile_vnni.inc"
 
 typedef void (*TileKernel)(const uint8_t* w, const uint8_t* act, int64_t groups, float* out,
                            Ahead ahead);
-constexpr TileKernel kTiles3[kMaxTile] = {tile3_1, tile3_2, tile3_3, tile3_4, tile3_5, tile3_6};
-constexpr TileKernel kTiles4[kMaxTile] = {tile4_1, tile4_2, tile4_3, tile4_4, tile4_5, tile4_6};
-constexpr TileKernel kTiles8[kMaxTile] = {tile8_1, tile8_2, tile8_3, tile8_4, tile8_5, tile8_6};
+constexpr TileKernel kTiles3[kMaxTile] = {
+    tile3_1, tile3_2, tile3_3, tile3_4,
+    tile3_5, tile3_6, tile3_7, tile3_8,
+    tile3_9, tile3_10, tile3_11, tile3_12};
+constexpr TileKernel kTiles4[kMaxTile] = {
+    tile4_1, tile4_2, tile4_3, tile4_4,
+    tile4_5, tile4_6, tile4_7, tile4_8,
+    tile4_9, tile4_10, tile4_11, tile4_12};
+constexpr TileKernel kTiles8[kMaxTile] = {
+    tile8_1<true>, tile8_2<true>, tile8_3<true>, tile8_4<true>,
+    tile8_5<true>, tile8_6<true>, tile8_7<true>, tile8_8<true>,
+    tile8_9<true>, tile8_10<true>, tile8_11<true>, tile8_12<true>};
+constexpr TileKernel kTilesDecoded[kMaxTile] = {
+    tile8_1<false>, tile8_2<false>, tile8_3<false>, tile8_4<false>,
+    tile8_5<false>, tile8_6<false>, tile8_7<false>, tile8_8<false>,
+    tile8_9<false>, tile8_10<false>, tile8_11<false>, tile8_12<false>};
+
+// Rows of a chunk from which decoding the panel first is faster (measured: 24 to 36).
+constexpr int64_t kRowsToDecode = 30;
+
+// Turns an int4 or int3 panel into one of unsigned bytes, in the layout of int8.
+inline void decode_panel(int64_t format, const uint8_t* w, int64_t groups, uint8_t* out) {
+    const __m512i table = _mm512_loadu_si512(format == kInt4 ? kTable4 : kTable3);
+    const __m512i nibble = _mm512_set1_epi8(0x0f), low = _mm512_set1_epi8(0x03);
+    for (int64_t g = 0; g < groups; ++g) {
+        memcpy(out, w, kHeaderBytes);
+        for (int64_t half = 0; half < 2; ++half) {
+            const __m512i header = load_line(w + 64 * half);
+            uint8_t* to = out + kHeaderBytes + 64 * half;
+            for (int64_t sub = 0; sub < 8; ++sub) {
+                const __m512i pick = _mm512_set1_epi32(sub < 4 ? 0 : 0x01010101);
+                const int turn = static_cast<int>(2 * (sub % 4));
+                const __m512i spread_out = spread(header, pick);
+                if (format == kInt4) {
+                    const __m512i selectors =
+                        _mm512_rolv_epi32(spread_out, _mm512_set1_epi32((36 - turn) % 32));
+                    for (int64_t pair = 0; pair < 2; ++pair, to += 256) {
+                        const __m512i raw =
+                            load_line(w + kHeaderBytes + ((2 * sub + pair) * 2 + half) * 64);
+                        _mm512_storeu_si512(to, decode(raw, selectors, nibble, table));
+                        _mm512_storeu_si512(
+                            to + 128, decode(_mm512_srli_epi16(raw, 4), selectors, nibble, table));
+                    }
+                    continue;
+                }
+                const __m512i selectors = selectors3(
+                    _mm512_rolv_epi32(spread_out, _mm512_set1_epi32((34 - turn) % 32)));
+                const uint8_t* block = w + kHeaderBytes + 192 * sub;
+                for (int i = 0; i < 4; ++i, to += 128) {
+                    const __m512i raw =
+                        _mm512_srlv_epi16(load_line(block + 64 * half),
+                                          _mm512_set1_epi16(static_cast<int16_t>(2 * i)));
+                    const __mmask64 high = load_mask(block + 128 + 32 * half + 8 * i);
+                    _mm512_storeu_si512(to, decode3(raw, selectors, low, high, table));
+                }
+            }
+        }
+        w += group_bytes(static_cast<int>(format));
+        out += group_bytes(kInt8);
+    }
+}
 
 }  // namespace
 #endif
