@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixtral.config import ModelConfig
 from mixtral.kernels.formats import FORMATS, GROUP_SIZE, PANEL_ROWS
+from mixtral.kernels.huge_pages import empty_bytes
 from mixtral.kernels.quantize import quantize
 from mixtral.model import Transformer
 from mixtral.quantization import QuantizationRecipe
@@ -77,7 +78,7 @@ def random_packed_tensors(
         else:
             if form.name not in pools:
                 pools[form.name] = _Pool(quantize(groups * _STD, form.name).flatten())
-            packed = torch.empty(form.packed_shape(shape[0], shape[1]), dtype=torch.uint8)
+            packed = empty_bytes(*form.packed_shape(shape[0], shape[1]))
             # Whole groups: what is cut anywhere else is no header where one is expected.
             yield (
                 name.removesuffix("weight") + "packed",

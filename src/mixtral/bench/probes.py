@@ -1,15 +1,14 @@
 """What the machine could do at this moment: the ceilings that a benchmark stands beside.
 
-Three probes, each a plain torch operator that was found to reach its limit on two Zen 5 cores:
-
-* ``read_gb_per_s``: the sum of a 512 MB int64 tensor (far larger than any cache), bytes over time,
-  on the threads that torch has. It reads 84 GB/s there; a bfloat16 matrix-vector product, the
-  obvious choice, reads 25 GB/s and would flatter every decode. On a GPU it is a copy of 2 GB, with
-  the bytes read and written added up.
-* ``bf16_gflops``: a bfloat16 product of two square matrices, 2 n^3 over time, with n 2048, or 8192
-  on a GPU.
-* ``int8_gops``: the same with int8 into int32 (``torch._int_mm``), the ceiling of low-bit kernels;
-  null on a GPU, where nothing here runs int8, and where the installed torch lacks the operator.
+* ``read_gb_per_s``: a pass over 512 MB (far larger than any cache), bytes over time, on the threads
+  that torch has. On a CPU it is the better of two programs, our library's reading loop and torch's
+  sum of int64; a matrix-vector product of torch, the obvious choice, reads at a third of it and
+  would flatter every decode. On a GPU it is a copy of 2 GB, bytes read and written added up.
+* ``int8_gops``: the ceiling of low-bit kernels. A loop of nothing but multiply-add instructions
+  (``vpdpbusd``) in our library; ``torch._int_mm`` where the library or the instruction is missing;
+  null on a GPU, where nothing here runs int8.
+* ``bf16_gflops``: torch's product of two square bfloat16 matrices, 2 n^3 over time, with n 2048, or
+  8192 on a GPU.
 
 A probe is the best of three runs, so that it is a ceiling. The caller takes one before and one
 after each timed repeat.
@@ -19,11 +18,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mixtral.kernels.cpu import CpuLibrary, load_library
+
 _RUNS = 3
+# A few milliseconds at 10^12 operations per second and thread.
+_PEAK_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +43,19 @@ class Probes:
 
     @classmethod
     def median(cls, probes: Sequence["Probes"]) -> "Probes":
-        """Return the median of each ceiling."""
+        """Return the median of each ceiling; that of two is their mean."""
         int8 = [probe.int8_gops for probe in probes if probe.int8_gops is not None]
         return cls(
             read_gb_per_s=median(probe.read_gb_per_s for probe in probes),
             int8_gops=median(int8) if int8 else None,
             bf16_gflops=median(probe.bf16_gflops for probe in probes),
         )
+
+    def ceiling(self, name: Literal["int8", "bf16"] | None) -> float | None:
+        """Return a ceiling of arithmetic, 10^9 operations per second; None where it has none."""
+        if name is None:
+            return None
+        return self.int8_gops if name == "int8" else self.bf16_gflops
 
 
 class Prober:
@@ -68,6 +78,7 @@ class Prober:
         is_gpu = self._device.type == "cuda"
         count = (read_bytes or (1 << 31 if is_gpu else 1 << 29)) // 8
         size = matrix_size or (8192 if is_gpu else 2048)
+        self._library = None if is_gpu else load_library()
         self._buffer = torch.ones(count, dtype=torch.int64, device=self._device)
         self._target = torch.empty_like(self._buffer) if is_gpu else None
         self._matrix = torch.rand(size, size, device=self._device).sub_(0.5).bfloat16()
@@ -77,24 +88,46 @@ class Prober:
 
     def measure(self) -> Probes:
         """Take all probes now; about a tenth of a second."""
-        size = self._matrix.shape[0]
-        operations = 2 * size**3
-        int8 = self._int8
-        read_bytes = self._buffer.nbytes * (1 if self._target is None else 2)
+        # torch's threads spin for a while after their work; the library's probes give them time.
+        bf16 = 2 * self._matrix.shape[0] ** 3 / self._best(
+            lambda: torch.mm(self._matrix, self._matrix)
+        )
+        read = self._read_torch()
+        int8: float | None = None
+        if self._library is not None:
+            self._library.set_threads(torch.get_num_threads())
+            int8 = self._peak_library(self._library)
+            read = max(read, self._read_library(self._library))
         return Probes(
-            read_gb_per_s=read_bytes / self._best(self._read) / 1e9,
-            int8_gops=None
-            if int8 is None
-            else operations / self._best(lambda: torch._int_mm(int8, int8)) / 1e9,
-            bf16_gflops=operations / self._best(lambda: torch.mm(self._matrix, self._matrix)) / 1e9,
+            read_gb_per_s=read / 1e9,
+            int8_gops=(int8 or self._peak_torch() or 0.0) / 1e9 or None,
+            bf16_gflops=bf16 / 1e9,
         )
 
-    def _read(self) -> Tensor:
+    def _read_torch(self) -> float:
+        """Return bytes per second."""
+        size = self._buffer.nbytes
         if self._target is None:
-            return self._buffer.sum()
-        return self._target.copy_(self._buffer)
+            return size / self._best(self._buffer.sum)
+        target = self._target
+        return 2 * size / self._best(lambda: target.copy_(self._buffer))
+
+    def _read_library(self, library: CpuLibrary) -> float:
+        memory = self._buffer.view(torch.uint8)
+        return max(library.read_probe(memory) for _ in range(_RUNS))
+
+    def _peak_library(self, library: CpuLibrary) -> float:
+        """Return int8 operations per second; 0 where this level has no such instruction."""
+        return max(library.int8_peak_probe(_PEAK_STEPS) for _ in range(_RUNS))
+
+    def _peak_torch(self) -> float | None:
+        int8 = self._int8
+        if int8 is None:
+            return None
+        return 2 * int8.shape[0] ** 3 / self._best(lambda: torch._int_mm(int8, int8))
 
     def _best(self, run: Callable[[], Tensor]) -> float:
+        """Return the seconds of the shortest run."""
         seconds = []
         for _ in range(_RUNS):
             self._synchronize()

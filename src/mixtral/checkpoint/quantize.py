@@ -43,8 +43,8 @@ from mixtral.quantization import (
 TOOL = f"mixtral {__version__}"
 """What config.json names as the maker of a packed checkpoint."""
 
-# A process that is killed loses the work on one shard.
-_MAX_SHARD_BYTES = 10**9
+# A process that is killed loses the work on one shard: half a minute.
+_MAX_SHARD_BYTES = 5 * 10**8
 _SLAB_WEIGHTS = 1 << 24
 
 

@@ -138,50 +138,87 @@ def _quantize_grids(groups: Tensor, name: str) -> QuantizedGroups:
     return search.best()
 
 
+class GridTables:
+    """Which code of each grid is nearest to a weight, by lookup.
+
+    A *point* is a weight in units of its scale, rounded to a whole number from -192 to 191.
+
+    Args:
+        name: ``int4`` or ``int3``.
+        device: Where the tables lie.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        self.grids = torch.tensor(formats.GRIDS[name], dtype=torch.int32, device=device)
+        points = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.int32, device=device)
+        squares = (points[:, None, None] - self.grids).square()  # [384, 4, 8 or 16]
+        # argmin gives no promise on ties, so the code is part of what is compared.
+        order = torch.arange(squares.shape[-1], dtype=torch.int32, device=device)
+        nearest = (squares * 16 + order).amin(dim=-1)  # [384, 4]
+        self._errors, self._codes = nearest >> 4, (nearest & 15).to(torch.uint8)
+
+    def points(self, weights: Tensor, scales: Tensor) -> Tensor:
+        """Return the rows of the tables for weights [n, k] with scales [n], int32.
+
+        A scale of 0, or one so small that its inverse overflows, puts all weights at 0.
+        """
+        inverse = 1 / scales.float()
+        scaled = weights * torch.where(inverse.isfinite(), inverse, 0)[:, None]
+        return scaled.round().clamp(_LOWEST, _HIGHEST).int() - _LOWEST
+
+    def best_grids(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the grid of least error for each subgroup, the lowest on a tie.
+
+        Args:
+            points: [..., 16].
+
+        Returns:
+            Selectors and sums of squared errors, [...], int64.
+        """
+        sums = self._errors[points].sum(dim=-2)  # [..., 4]
+        lowest = (sums * 4 + torch.arange(4, device=sums.device)).amin(dim=-1)
+        return lowest & 3, lowest >> 2
+
+    def codes(self, points: Tensor, selectors: Tensor) -> Tensor:
+        """Return the nearest codes, uint8, of points [...] in grids [...]."""
+        return self._codes[points, selectors]
+
+    def values(self, codes: Tensor, selectors: Tensor) -> Tensor:
+        """Return the grid entries, int32, of codes [...] in grids [...]."""
+        return self.grids[selectors, codes.long()]
+
+
 class _GridSearch:
     """Tries scales on n groups and keeps the best of each group, the first one on a tie."""
 
     def __init__(self, groups: Tensor, name: str) -> None:
         self._groups = groups
-        self._grids = torch.tensor(formats.GRIDS[name], dtype=torch.int32, device=groups.device)
-        points = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.int32, device=groups.device)
-        # argmin gives no promise on ties, so the code is part of what is compared.
-        squares = (points[:, None, None] - self._grids).square()  # [384, 4, 8 or 16]
-        codes = torch.arange(squares.shape[-1], dtype=torch.int32, device=groups.device)
-        nearest = (squares * 16 + codes).amin(dim=-1)  # [384, 4]
-        self._errors, self._codes = nearest >> 4, (nearest & 15).to(torch.uint8)
+        self._tables = GridTables(name, groups.device)
         n = groups.shape[0]
         self._least = groups.new_full((n,), float("inf"), dtype=torch.float64)
         self._scales = groups.new_zeros(n, dtype=torch.bfloat16)
         self._selectors = groups.new_zeros(n, GROUP_SIZE // SUBGROUP_SIZE, dtype=torch.int64)
-        self._chosen = torch.full_like(groups, formats.zero_code(name), dtype=torch.uint8)
+        self._codes = torch.full_like(groups, formats.zero_code(name), dtype=torch.uint8)
 
     def consider(self, scale: Tensor) -> None:
         """Quantise every group with its scale, [n] bfloat16, and keep what is strictly better.
 
         A scale of 0, or one so small that its inverse overflows, is passed over.
         """
-        inverse = 1 / scale.float()
-        usable = inverse.isfinite()
-        scaled = self._groups * torch.where(usable, inverse, 0)[:, None]
-        points = scaled.round().clamp(_LOWEST, _HIGHEST).int() - _LOWEST  # [n, 128]
-        points = points.unflatten(-1, (-1, SUBGROUP_SIZE))  # [n, 8, 16]
-        sums = self._errors[points].sum(dim=-2, dtype=torch.int32)  # [n, 8, 4]
-        order = torch.arange(sums.shape[-1], device=sums.device)
-        lowest = (sums.long() * 4 + order).amin(dim=-1)  # the lowest selector on a tie
-        selectors = lowest & 3  # [n, 8]
-        cost = (lowest >> 2).sum(dim=-1).double() * scale.double().square()
-        is_better = usable & (cost < self._least)
-        codes = self._codes[points, selectors[..., None]].flatten(-2)
+        points = self._tables.points(self._groups, scale).unflatten(-1, (-1, SUBGROUP_SIZE))
+        selectors, errors = self._tables.best_grids(points)  # [n, 8]
+        cost = errors.sum(dim=-1).double() * scale.double().square()
+        is_better = (1 / scale.float()).isfinite() & (cost < self._least)
+        codes = self._tables.codes(points, selectors[..., None]).flatten(-2)
         self._least = torch.where(is_better, cost, self._least)
         self._scales = torch.where(is_better, scale, self._scales)
         self._selectors = torch.where(is_better[:, None], selectors, self._selectors)
-        self._chosen = torch.where(is_better[:, None], codes, self._chosen)
+        self._codes = torch.where(is_better[:, None], codes, self._codes)
 
     def least_squares_scale(self) -> Tensor:
         """Return the scale that fits each group best with its codes so far, [n], bfloat16."""
         selectors = self._selectors.repeat_interleave(SUBGROUP_SIZE, dim=-1)
-        values = self._grids[selectors, self._chosen.long()].double()
+        values = self._tables.values(self._codes, selectors).double()
         products = _sum_in_order(self._groups.double() * values)
         fitted = products / values.square().sum(dim=-1)
         return torch.where(self._scales == 0, 0, fitted).float().bfloat16()
@@ -189,7 +226,7 @@ class _GridSearch:
     def best(self) -> QuantizedGroups:
         """Return what was kept."""
         return QuantizedGroups(
-            codes=self._chosen,
+            codes=self._codes,
             scales=self._scales,
             extras=formats.pack_selectors(self._selectors),
         )

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mixtral.kernels import formats, low_bit
 from mixtral.kernels.cpu import load_library
+from mixtral.kernels.huge_pages import empty_bytes
 
 
 def quantize(weight: Tensor, name: str) -> Tensor:
@@ -23,8 +24,9 @@ def quantize(weight: Tensor, name: str) -> Tensor:
     library = load_library()
     if library is None:
         return low_bit.quantize(weight, name)
-    formats.weight_format(name)
+    form = formats.weight_format(name)
     low_bit.check_weight(weight)
     library.set_threads(torch.get_num_threads())
-    packed = library.quantize(weight.detach().float().cpu().contiguous(), name)
+    packed = empty_bytes(*form.packed_shape(weight.shape[0], weight.shape[1]))
+    library.quantize(weight.detach().float().cpu().contiguous(), name, packed)
     return packed.to(weight.device)

@@ -16,13 +16,13 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixtral.errors import ConfigError
-from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Model, Weight
+from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Model, Moe, Weight
 from mixtral.quantization import packed_shape
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class CpuLibrary:
         library.mixtral_linear.argtypes = [pointer, size, pointer, ctypes.c_int, pointer, pointer]
         library.mixtral_linear_workspace_bytes.restype = size
         library.mixtral_linear_workspace_bytes.argtypes = [size, size]
+        library.mixtral_moe.restype = None
+        library.mixtral_moe.argtypes = [pointer]
+        library.mixtral_moe_workspace_bytes.restype = size
+        library.mixtral_moe_workspace_bytes.argtypes = [pointer]
         library.mixtral_run_step.restype = None
         library.mixtral_run_step.argtypes = [pointer, pointer]
         library.mixtral_workspace_bytes.restype = size
@@ -145,7 +149,7 @@ class CpuLibrary:
         """
         self._library.mixtral_set_threads(count)
 
-    def quantize(self, weight: "Tensor", name: str) -> "Tensor":
+    def quantize(self, weight: "Tensor", name: str, out: "Tensor | None" = None) -> "Tensor":
         """Pack a weight; the same bytes as ``low_bit.quantize``, which is the specification.
 
         The values are not checked here (``kernels/quantize.py`` does).
@@ -153,16 +157,17 @@ class CpuLibrary:
         Args:
             weight: [N, K], float32, contiguous, on the CPU.
             name: int8, int4 or int3.
+            out: Where the bytes go, [ceil(N / 32), bytes of a panel], uint8; None is a new tensor.
 
         Returns:
-            [ceil(N / 32), bytes of a panel], uint8.
+            ``out``.
 
         Raises:
             ValueError: The weight's dtype, device or layout is another one.
         """
         _check_float32("weight", weight)
         rows, cols = weight.shape
-        packed = weight.new_empty(packed_shape(name, rows, cols)).byte()
+        packed = weight.new_empty(packed_shape(name, rows, cols)).byte() if out is None else out
         self._library.mixtral_quantize(
             WEIGHT_FORMATS[name], weight.data_ptr(), rows, cols, packed.data_ptr()
         )
@@ -193,10 +198,61 @@ class CpuLibrary:
         tokens = x.shape[0]
         out = x.new_empty((tokens, weight.rows))
         size = self._library.mixtral_linear_workspace_bytes(tokens, weight.cols)
-        workspace = ctypes.create_string_buffer(size)
+        workspace = x.new_empty(size // 4 + 1)
         self._library.mixtral_linear(
-            x.data_ptr(), tokens, ctypes.byref(weight), int(exact), out.data_ptr(), workspace
+            x.data_ptr(), tokens, ctypes.byref(weight), int(exact), out.data_ptr(), workspace.data_ptr()
         )
+        return out
+
+    def moe(
+        self,
+        x: "Tensor",
+        routing_weights: "Tensor",
+        expert_ids: "Tensor",
+        experts: Sequence[tuple[Weight, Weight, Weight]],
+        *,
+        exact: bool = False,
+    ) -> "Tensor":
+        """Run the experts of one layer; the meaning is ``grouped.moe``'s.
+
+        Args:
+            x: Token states, [T, D], float32, contiguous, on the CPU.
+            routing_weights: [T, A], float32, contiguous.
+            expert_ids: [T, A], int64, contiguous, from 0 to E - 1.
+            experts: Descriptions of w1 [F, D], w2 [D, F] and w3 [F, D] of E experts.
+            exact: Whether states get two int8.
+
+        Returns:
+            A new tensor [T, D], float32.
+
+        Raises:
+            ValueError: A dtype, device or layout is another one.
+        """
+        _check_float32("x", x)
+        _check_float32("routing_weights", routing_weights)
+        if str(expert_ids.dtype) != "torch.int64" or not expert_ids.is_contiguous():
+            raise ValueError(f"expert_ids is {expert_ids.dtype}; it must be int64, contiguous.")
+        table = (Weight * (3 * len(experts)))()
+        for index, (w1, w2, w3) in enumerate(experts):
+            table[3 * index], table[3 * index + 1], table[3 * index + 2] = w1, w3, w2
+        out = x.new_empty(x.shape)
+        call = Moe(
+            tokens=x.shape[0],
+            hidden=x.shape[1],
+            ffn=experts[0][0].rows,
+            num_experts=len(experts),
+            per_token=expert_ids.shape[1],
+            exact=int(exact),
+            x=x.data_ptr(),
+            expert_ids=expert_ids.data_ptr(),
+            routing_weights=routing_weights.data_ptr(),
+            experts=ctypes.addressof(table),
+            out=out.data_ptr(),
+        )
+        size = self._library.mixtral_moe_workspace_bytes(ctypes.byref(call))
+        workspace = x.new_empty(size // 4 + 1)
+        call.workspace = workspace.data_ptr()
+        self._library.mixtral_moe(ctypes.byref(call))
         return out
 
     def run_step(self, model: Model, batch: Batch) -> None:

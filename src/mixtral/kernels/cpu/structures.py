@@ -55,3 +55,14 @@ class Batch(ctypes.Structure):
         ("workspace", _POINTER),
         ("workspace_bytes", _INT),
     ]
+
+
+class Moe(ctypes.Structure):
+    """``MixtralMoe``: the experts of one layer with the tokens they are given."""
+
+    _fields_ = [
+        *[(name, _INT) for name in ("tokens", "hidden", "ffn", "num_experts", "per_token")],
+        ("exact", _INT),
+        *[(name, _POINTER) for name in ("x", "expert_ids", "routing_weights", "experts")],
+        *[(name, _POINTER) for name in ("out", "workspace")],
+    ]

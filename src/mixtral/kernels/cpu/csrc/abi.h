@@ -45,6 +45,10 @@ MIXTRAL_API void mixtral_linear(const float* x, int64_t tokens, const MixtralWei
                                 int exact, float* out, uint8_t* workspace);
 MIXTRAL_API int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols);
 
+// The experts of one layer (moe.h); its workspace has mixtral_moe_workspace_bytes(call).
+MIXTRAL_API void mixtral_moe(const MixtralMoe* call);
+MIXTRAL_API int64_t mixtral_moe_workspace_bytes(const MixtralMoe* call);
+
 // One step of the whole model; calls from several threads wait for each other.
 MIXTRAL_API void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch);
 

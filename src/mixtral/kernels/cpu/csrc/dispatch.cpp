@@ -3,7 +3,6 @@
 // This file is compiled without any instruction-set flag, so that it runs on every CPU.
 #include <stddef.h>
 #include <string.h>
-#include <time.h>
 
 #include "abi.h"
 #include "kernel_table.h"
@@ -126,6 +125,16 @@ int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols) {
     return active->linear_workspace_bytes(tokens, cols);
 }
 
+void mixtral_moe(const MixtralMoe* call) {
+    pool_lock();
+    active->moe(*call);
+    pool_unlock();
+}
+
+int64_t mixtral_moe_workspace_bytes(const MixtralMoe* call) {
+    return active->moe_workspace_bytes(*call);
+}
+
 void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch) {
     pool_lock();
     active->run_step(*model, *batch);
@@ -141,28 +150,10 @@ int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots) {
 }
 
 double mixtral_read_probe(const uint8_t* memory, int64_t bytes) {
-    constexpr int64_t kPiece = 1 << 18;
-    timespec begin, end;
     pool_lock();
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    parallel_for(bytes / kPiece, 1, [&](int64_t first, int64_t last, int) {
-        // Volatile sums: the reads must happen. Eight at a time keep enough of them under way.
-        uint64_t sums[8] = {};
-        for (const uint8_t* p = memory + first * kPiece; p < memory + last * kPiece; p += 512) {
-            for (int i = 0; i < 8; ++i) {
-                uint64_t value;
-                memcpy(&value, p + 64 * i, sizeof(value));
-                sums[i] += value;
-            }
-        }
-        volatile uint64_t sink = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] +
-                                 sums[6] + sums[7];
-        (void)sink;
-    });
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    const double seconds = active->read_probe(memory, bytes);
     pool_unlock();
-    return static_cast<double>(end.tv_sec - begin.tv_sec) +
-           static_cast<double>(end.tv_nsec - begin.tv_nsec) * 1e-9;
+    return seconds;
 }
 
 double mixtral_peak_probe(int64_t steps, double* operations) {

@@ -12,9 +12,12 @@ struct KernelTable {
     void (*linear)(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
                    uint8_t* workspace);
     int64_t (*linear_workspace_bytes)(int64_t tokens, int64_t cols);
+    void (*moe)(const MixtralMoe& call);
+    int64_t (*moe_workspace_bytes)(const MixtralMoe& call);
     void (*run_step)(const MixtralModel& model, const MixtralBatch& batch);
     int64_t (*workspace_bytes)(const MixtralModel& model, int64_t tokens, int64_t rows);
     int64_t (*kv_cache_bytes)(const MixtralModel& model, int64_t slots);
+    double (*read_probe)(const uint8_t* memory, int64_t bytes);
     double (*peak_probe)(int64_t steps, double* operations);
 };
 

@@ -5,7 +5,7 @@
 // an inline function shared between the copies could be linked from the AVX-512 one and then
 // crash a CPU that has no AVX-512.
 #include "kernel_table.h"
-#include "peak_probe.h"
+#include "probes.h"
 #include "products.h"
 #include "rms_norm.h"
 #include "step.h"
@@ -21,8 +21,11 @@ const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL) = {
     rms_norm_f32,
     linear,
     linear_workspace_bytes,
+    moe,
+    moe_workspace_bytes,
     run_step,
     workspace_bytes,
     kv_cache_bytes,
+    read_probe,
     peak_probe,
 };

@@ -51,3 +51,14 @@ struct MixtralBatch {
     uint8_t* workspace;
     int64_t workspace_bytes;
 };
+
+// The experts of one layer by themselves, for tests and measurements.
+struct MixtralMoe {
+    int64_t tokens, hidden, ffn, num_experts, per_token, exact;
+    const float* x;                 // [tokens, hidden]
+    const int64_t* expert_ids;      // [tokens, per_token]
+    const float* routing_weights;   // [tokens, per_token]
+    const MixtralWeight* experts;   // w1, w3, w2 of expert 0, of expert 1, ...
+    float* out;                     // [tokens, hidden]
+    uint8_t* workspace;
+};

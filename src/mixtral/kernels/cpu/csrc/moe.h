@@ -15,6 +15,7 @@ namespace {
 
 struct Moe {
     int64_t tokens, experts, per_token;
+    uint8_t *input_memory, *hidden_memory;
     int32_t* expert_of;     // [tokens, per_token]
     float* weight_of;       // [tokens, per_token]
     int32_t* token_of;      // [slots], slots ordered by expert
@@ -27,6 +28,32 @@ struct Moe {
     float* partial;         // [threads, tokens, 32], outputs of one panel
     Scratch scratch;
 };
+
+// Room for `tokens` tokens of `hidden` channels and experts of `ffn` columns.
+inline Moe lay_out_moe(Arena& arena, int64_t tokens, int64_t experts, int64_t per_token,
+                       int64_t hidden, int64_t ffn) {
+    Moe moe = {};
+    const int64_t slots = tokens * per_token, groups = divide_up(ffn, kGroup);
+    moe.tokens = tokens;
+    moe.experts = experts;
+    moe.per_token = per_token;
+    // Inputs of experts lie one after the other: their slots add up, their ends are rounded.
+    moe.input_memory = arena.bytes(input_bytes(slots, hidden) + experts * 512);
+    moe.hidden_memory = arena.bytes(input_bytes(slots, ffn) + experts * 512);
+    moe.expert_of = arena.array<int32_t>(slots);
+    moe.weight_of = arena.array<float>(slots);
+    moe.token_of = arena.array<int32_t>(slots);
+    moe.slot_weight = arena.array<float>(slots);
+    moe.first_slot = arena.array<int64_t>(experts + 1);
+    moe.inputs = arena.array<Input>(experts);
+    moe.hidden = arena.array<Input>(experts);
+    moe.errors = arena.array<float>(slots * groups);
+    moe.energies = arena.array<float>(slots * groups);
+    moe.partial = arena.array<float>(pool_threads() * tokens * kPanel);
+    moe.scratch.bytes = scratch_bytes(ffn > hidden ? ffn : hidden);
+    moe.scratch.memory = arena.bytes(pool_threads() * moe.scratch.bytes);
+    return moe;
+}
 
 // Chooses the experts of one token: the largest logits, the lower id on a tie, weighed by a softmax
 // over the chosen ones.
@@ -213,11 +240,21 @@ inline void down(const Moe& moe, const MixtralWeight* experts, int64_t width, fl
     });
 }
 
-// The states of tokens are `normed` [tokens, hidden]; adds the result to x.
+// The states of tokens are `normed` [tokens, width], their experts and weights are in expert_of and
+// weight_of; adds the result to x.
 inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, const float* normed,
                         int64_t width, float* x) {
     const int64_t ffn = experts[0].rows;
     const int64_t groups = divide_up(ffn, kGroup);
+    group_by_expert(moe);
+    uint8_t *inputs = moe.input_memory, *hidden = moe.hidden_memory;
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        const int64_t count = moe.first_slot[e + 1] - moe.first_slot[e];
+        moe.inputs[e] = lay_out_input(inputs, count, width);
+        moe.hidden[e] = lay_out_input(hidden, count, ffn);
+        inputs += divide_up(input_bytes(count, width), 64) * 64;
+        hidden += divide_up(input_bytes(count, ffn), 64) * 64;
+    }
     for (int64_t e = 0; e < moe.experts; ++e) {
         if (moe.inputs[e].slots > 0) {
             const int64_t begin = moe.first_slot[e];
@@ -226,8 +263,10 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
             });
         }
     }
+    // Few tokens: the time is that of reading, which is faster in longer runs.
     const int64_t jobs = moe.experts * groups;
-    parallel_for(jobs, 1, [&](int64_t first, int64_t last, int thread) {
+    const int64_t grain = moe.tokens <= 4 && groups >= 32 * pool_threads() ? 4 : 1;
+    parallel_for(jobs, grain, [&](int64_t first, int64_t last, int thread) {
         for (int64_t job = first; job < last; ++job) {
             if (moe.inputs[job / groups].slots > 0) {
                 up_columns(moe, experts, exact, job / groups, job % groups,
@@ -244,6 +283,25 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
         }
     }
     down(moe, experts, width, x);
+}
+
+int64_t moe_workspace_bytes(const MixtralMoe& call) {
+    Arena arena = {nullptr, 0};
+    lay_out_moe(arena, call.tokens, call.num_experts, call.per_token, call.hidden, call.ffn);
+    return arena.used;
+}
+
+// The experts of one layer by themselves.
+void moe(const MixtralMoe& call) {
+    Arena arena = {call.workspace, 0};
+    Moe state = lay_out_moe(arena, call.tokens, call.num_experts, call.per_token, call.hidden,
+                            call.ffn);
+    for (int64_t i = 0; i < call.tokens * call.per_token; ++i) {
+        state.expert_of[i] = static_cast<int32_t>(call.expert_ids[i]);
+        state.weight_of[i] = call.routing_weights[i];
+    }
+    memset(call.out, 0, static_cast<size_t>(call.tokens * call.hidden) * sizeof(float));
+    run_experts(state, call.experts, call.exact != 0, call.x, call.hidden, call.out);
 }
 
 }  // namespace

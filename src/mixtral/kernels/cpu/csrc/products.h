@@ -17,7 +17,23 @@
 
 namespace {
 
-constexpr int64_t kChunk = 96;               // slots that a panel meets at a time
+// Cuts the workspace into arrays; without memory it only counts.
+struct Arena {
+    uint8_t* memory;
+    int64_t used;
+
+    uint8_t* bytes(int64_t count) {
+        uint8_t* here = memory == nullptr ? nullptr : memory + used;
+        used += divide_up(count, 64) * 64;
+        return here;
+    }
+    template <typename T>
+    T* array(int64_t count) {
+        return reinterpret_cast<T*>(bytes(count * static_cast<int64_t>(sizeof(T))));
+    }
+};
+
+constexpr int64_t kChunk = 192;              // slots that a panel meets at a time
 constexpr int64_t kChunkRows = 2 * kChunk;   // with second rows
 constexpr int64_t kSmallTile = 6;            // rows whose sums all stay in registers
 

@@ -12,35 +12,15 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 512;
 
-// Cuts the workspace into arrays; without memory it only counts.
-struct Arena {
-    uint8_t* memory;
-    int64_t used;
-
-    uint8_t* bytes(int64_t count) {
-        uint8_t* here = memory == nullptr ? nullptr : memory + used;
-        used += divide_up(count, 64) * 64;
-        return here;
-    }
-    template <typename T>
-    T* array(int64_t count) {
-        return reinterpret_cast<T*>(bytes(count * static_cast<int64_t>(sizeof(T))));
-    }
-};
-
 struct Workspace {
     float *x, *normed, *qkv, *attended, *cosines, *sines, *logits;
-    uint8_t *states, *heads, *last, *slots, *hidden;
+    uint8_t *states, *heads, *last;
+    Scratch scratch;
     Moe moe;
 };
 
-inline int64_t slots_of(const MixtralModel& m, int64_t tokens) {
-    return tokens * (m.experts_per_token > 0 ? m.experts_per_token : 1);
-}
-
 inline Workspace lay_out(const MixtralModel& m, int64_t tokens, int64_t rows, Arena& arena) {
     Workspace w = {};
-    const int64_t slots = slots_of(m, tokens), groups = divide_up(m.ffn, kGroup);
     const int64_t query_width = m.heads * m.head_dim;
     w.x = arena.array<float>(tokens * m.hidden);
     w.normed = arena.array<float>(tokens * m.hidden);
@@ -52,25 +32,11 @@ inline Workspace lay_out(const MixtralModel& m, int64_t tokens, int64_t rows, Ar
     w.states = arena.bytes(input_bytes(tokens, m.hidden));
     w.heads = arena.bytes(input_bytes(tokens, query_width));
     w.last = arena.bytes(input_bytes(rows, m.hidden));
-    // Inputs of experts lie one after the other: their slots add up, their ends are rounded.
-    w.slots = arena.bytes(input_bytes(slots, m.hidden) + m.experts * 512);
-    w.hidden = arena.bytes(input_bytes(slots, m.ffn) + m.experts * 512);
-    w.moe.tokens = tokens;
-    w.moe.experts = m.experts;
-    w.moe.per_token = m.experts_per_token;
-    w.moe.expert_of = arena.array<int32_t>(slots);
-    w.moe.weight_of = arena.array<float>(slots);
-    w.moe.token_of = arena.array<int32_t>(slots);
-    w.moe.slot_weight = arena.array<float>(slots);
-    w.moe.first_slot = arena.array<int64_t>(m.experts + 1);
-    w.moe.inputs = arena.array<Input>(m.experts);
-    w.moe.hidden = arena.array<Input>(m.experts);
-    w.moe.errors = arena.array<float>(slots * groups);
-    w.moe.energies = arena.array<float>(slots * groups);
-    const int64_t widest = m.ffn > query_width ? m.ffn : query_width;
-    w.moe.scratch.bytes = scratch_bytes(widest > m.hidden ? widest : m.hidden);
-    w.moe.scratch.memory = arena.bytes(pool_threads() * w.moe.scratch.bytes);
-    w.moe.partial = arena.array<float>(pool_threads() * tokens * kPanel);
+    const int64_t per_token = m.experts_per_token > 0 ? m.experts_per_token : 1;
+    w.moe = lay_out_moe(arena, tokens, m.experts, per_token, m.hidden, m.ffn);
+    const int64_t widest = query_width > m.hidden ? query_width : m.hidden;
+    w.scratch.bytes = scratch_bytes(widest);
+    w.scratch.memory = arena.bytes(pool_threads() * w.scratch.bytes);
     return w;
 }
 
@@ -225,7 +191,7 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
                 continue;
             }
             run_panels(states, *weights[i], begin - panels[i], end - panels[i],
-                       w.moe.scratch.of(thread), [&](int64_t t, int64_t panel, const float* sums) {
+                       w.scratch.of(thread), [&](int64_t t, int64_t panel, const float* sums) {
                            memcpy(w.qkv + t * row + column[i] + panel * kPanel, sums,
                                   static_cast<size_t>(panel_rows(*weights[i], panel)) *
                                       sizeof(float));
@@ -238,7 +204,7 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
     Input heads = lay_out_input(w.heads, tokens, m.heads * m.head_dim);
     prepare(heads, layer.o, m.exact,
             [&](int64_t t) { return w.attended + t * m.heads * m.head_dim; });
-    product(heads, layer.o, w.moe.scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
+    product(heads, layer.o, w.scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
         for (int64_t r = 0; r < count; ++r) {
             w.x[t * m.hidden + first + r] += sums[r];
         }
@@ -264,7 +230,6 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
     Moe& moe = w.moe;
     norm_rows(m, layer.post_norm, b.tokens, w.x, w.normed);
     if (layer.gate == nullptr) {
-        moe.per_token = 1;
         for (int64_t t = 0; t < b.tokens; ++t) {
             moe.expert_of[t] = 0;
             moe.weight_of[t] = 1.0f;
@@ -285,15 +250,6 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
         if (b.router_logits != nullptr) {
             note_routing(m, b, index, w);
         }
-    }
-    group_by_expert(moe);
-    uint8_t *slots = w.slots, *hidden = w.hidden;
-    for (int64_t e = 0; e < m.experts; ++e) {
-        const int64_t count = moe.first_slot[e + 1] - moe.first_slot[e];
-        moe.inputs[e] = lay_out_input(slots, count, m.hidden);
-        moe.hidden[e] = lay_out_input(hidden, count, m.ffn);
-        slots += divide_up(input_bytes(count, m.hidden), 64) * 64;
-        hidden += divide_up(input_bytes(count, m.ffn), 64) * 64;
     }
     run_experts(moe, layer.experts, m.exact != 0, w.normed, m.hidden, w.x);
 }
@@ -331,7 +287,7 @@ void run_step(const MixtralModel& m, const MixtralBatch& b) {
     });
     Input last = lay_out_input(w.last, b.num_rows, m.hidden);
     prepare(last, m.head, m.exact, [&](int64_t r) { return w.normed + r * m.hidden; });
-    product(last, m.head, w.moe.scratch, [&](int64_t r, int64_t first, int64_t count, const float* sums) {
+    product(last, m.head, w.scratch, [&](int64_t r, int64_t first, int64_t count, const float* sums) {
         memcpy(b.logits + r * m.vocab + first, sums, static_cast<size_t>(count) * sizeof(float));
     });
 }

@@ -172,45 +172,73 @@ constexpr TileKernel kTilesDecoded[kMaxTile] = {
 // Rows of a chunk from which decoding the panel first is faster (measured: 24 to 36).
 constexpr int64_t kRowsToDecode = 30;
 
-// Turns an int4 or int3 panel into one of unsigned bytes, in the layout of int8.
-inline void decode_panel(int64_t format, const uint8_t* w, int64_t groups, uint8_t* out) {
-    const __m512i table = _mm512_loadu_si512(format == kInt4 ? kTable4 : kTable3);
-    const __m512i nibble = _mm512_set1_epi8(0x0f), low = _mm512_set1_epi8(0x03);
+// Turns an int4 panel into one of unsigned bytes, in the layout of int8.
+inline void decode_panel4(const uint8_t* w, int64_t groups, uint8_t* out) {
+    const __m512i table = _mm512_loadu_si512(kTable4);
+    const __m512i nibble = _mm512_set1_epi8(0x0f);
     for (int64_t g = 0; g < groups; ++g) {
         memcpy(out, w, kHeaderBytes);
-        for (int64_t half = 0; half < 2; ++half) {
-            const __m512i header = load_line(w + 64 * half);
-            uint8_t* to = out + kHeaderBytes + 64 * half;
-            for (int64_t sub = 0; sub < 8; ++sub) {
-                const __m512i pick = _mm512_set1_epi32(sub < 4 ? 0 : 0x01010101);
-                const int turn = static_cast<int>(2 * (sub % 4));
-                const __m512i spread_out = spread(header, pick);
-                if (format == kInt4) {
-                    const __m512i selectors =
-                        _mm512_rolv_epi32(spread_out, _mm512_set1_epi32((36 - turn) % 32));
-                    for (int64_t pair = 0; pair < 2; ++pair, to += 256) {
-                        const __m512i raw =
-                            load_line(w + kHeaderBytes + ((2 * sub + pair) * 2 + half) * 64);
-                        _mm512_storeu_si512(to, decode(raw, selectors, nibble, table));
-                        _mm512_storeu_si512(
-                            to + 128, decode(_mm512_srli_epi16(raw, 4), selectors, nibble, table));
-                    }
-                    continue;
-                }
-                const __m512i selectors = selectors3(
-                    _mm512_rolv_epi32(spread_out, _mm512_set1_epi32((34 - turn) % 32)));
-                const uint8_t* block = w + kHeaderBytes + 192 * sub;
-                for (int i = 0; i < 4; ++i, to += 128) {
-                    const __m512i raw =
-                        _mm512_srlv_epi16(load_line(block + 64 * half),
-                                          _mm512_set1_epi16(static_cast<int16_t>(2 * i)));
-                    const __mmask64 high = load_mask(block + 128 + 32 * half + 8 * i);
-                    _mm512_storeu_si512(to, decode3(raw, selectors, low, high, table));
+        const uint8_t* line = w + kHeaderBytes;
+        uint8_t* to = out + kHeaderBytes;
+        for (int half = 0; half < 2; ++half) {
+            const __m512i pick = _mm512_set1_epi32(half * 0x01010101);
+            __m512i sel0 = _mm512_rol_epi32(spread(load_line(w), pick), 4);
+            __m512i sel1 = _mm512_rol_epi32(spread(load_line(w + 64), pick), 4);
+            for (int pair = 0; pair < 8; ++pair, line += 128, to += 256) {
+                const __m512i raw0 = load_line(line), raw1 = load_line(line + 64);
+                const __m512i high0 = _mm512_srli_epi16(raw0, 4);
+                const __m512i high1 = _mm512_srli_epi16(raw1, 4);
+                _mm512_storeu_si512(to, decode(raw0, sel0, nibble, table));
+                _mm512_storeu_si512(to + 64, decode(raw1, sel1, nibble, table));
+                _mm512_storeu_si512(to + 128, decode(high0, sel0, nibble, table));
+                _mm512_storeu_si512(to + 192, decode(high1, sel1, nibble, table));
+                if (pair % 2 == 1) {
+                    sel0 = _mm512_ror_epi32(sel0, 2);
+                    sel1 = _mm512_ror_epi32(sel1, 2);
                 }
             }
         }
-        w += group_bytes(static_cast<int>(format));
+        w += group_bytes(kInt4);
         out += group_bytes(kInt8);
+    }
+}
+
+inline void decode_panel3(const uint8_t* w, int64_t groups, uint8_t* out) {
+    const __m512i table = _mm512_loadu_si512(kTable3);
+    const __m512i low = _mm512_set1_epi8(0x03);
+    for (int64_t g = 0; g < groups; ++g) {
+        memcpy(out, w, kHeaderBytes);
+        const uint8_t* line = w + kHeaderBytes;
+        uint8_t* to = out + kHeaderBytes;
+        for (int half = 0; half < 2; ++half) {
+            const __m512i pick = _mm512_set1_epi32(half * 0x01010101);
+            __m512i turn0 = _mm512_rol_epi32(spread(load_line(w), pick), 2);
+            __m512i turn1 = _mm512_rol_epi32(spread(load_line(w + 64), pick), 2);
+            for (int sub = 0; sub < 4; ++sub, line += 192) {
+                const __m512i sel0 = selectors3(turn0), sel1 = selectors3(turn1);
+                __m512i raw0 = load_line(line), raw1 = load_line(line + 64);
+                for (int i = 0; i < 4; ++i, to += 128) {
+                    const __mmask64 high0 = load_mask(line + 128 + 8 * i);
+                    const __mmask64 high1 = load_mask(line + 160 + 8 * i);
+                    _mm512_storeu_si512(to, decode3(raw0, sel0, low, high0, table));
+                    _mm512_storeu_si512(to + 64, decode3(raw1, sel1, low, high1, table));
+                    raw0 = _mm512_srli_epi16(raw0, 2);
+                    raw1 = _mm512_srli_epi16(raw1, 2);
+                }
+                turn0 = _mm512_ror_epi32(turn0, 2);
+                turn1 = _mm512_ror_epi32(turn1, 2);
+            }
+        }
+        w += group_bytes(kInt3);
+        out += group_bytes(kInt8);
+    }
+}
+
+inline void decode_panel(int64_t format, const uint8_t* w, int64_t groups, uint8_t* out) {
+    if (format == kInt4) {
+        decode_panel4(w, groups, out);
+    } else {
+        decode_panel3(w, groups, out);
     }
 }
 

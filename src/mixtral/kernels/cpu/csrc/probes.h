@@ -1,11 +1,15 @@
-// The most int8 operations per second that the cores can do: what kernels are compared with.
+// What the machine can do at best, which kernels are compared with: bytes read from memory and int8
+// operations, per second.
 //
-// 24 independent sums in registers and nothing else. Assembly, because GCC 12 spills so many.
+// Reading: every thread takes 1 MB at a time and looks at every byte of it. Multiplying: 24
+// independent sums in registers and nothing else; in assembly, because GCC 12 spills so many.
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 
+#include "lanes.h"
 #include "pool.h"
 
 namespace {
@@ -14,6 +18,24 @@ inline double seconds_now() {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+// Seconds for reading `bytes`, cut to whole megabytes.
+double read_probe(const uint8_t* memory, int64_t bytes) {
+    constexpr int64_t kPiece = 1 << 20;
+    const double begin = seconds_now();
+    parallel_for(bytes / kPiece, 1, [&](int64_t first, int64_t last, int) {
+        Ints seen[4] = {};
+        for (const uint8_t* p = memory + first * kPiece; p < memory + last * kPiece;
+             p += 4 * sizeof(Ints)) {
+            for (int64_t i = 0; i < 4; ++i) {
+                seen[i] |= load_ints(p + i * static_cast<int64_t>(sizeof(Ints)));
+            }
+        }
+        volatile int32_t sink = (seen[0] | seen[1] | seen[2] | seen[3])[0];
+        (void)sink;
+    });
+    return seconds_now() - begin;
 }
 
 #if defined(__AVX512VNNI__)

@@ -1,0 +1,25 @@
+"""Calibration: round a model's weights so that its outputs, not its weights, change least.
+
+``compensation`` rounds one matrix and lets the weights that are still to come make up for each
+error (GPTQ). ``draw`` takes text until every expert has seen enough of it. ``calibration`` walks
+through the model, one layer at a time, and yields packed tensors. ``report`` compares a quantised
+model with the one it was made from: perplexity, divergence, routing, weights.
+"""
+
+from mixtral.calibrate.calibration import Calibration, CalibrationReport, StarvedExpert
+from mixtral.calibrate.report import QualityReport, compare_models, decoded_tensors, weight_errors
+from mixtral.calibrate.report_table import calibration_table, quality_table
+from mixtral.calibrate.settings import CalibrationSettings
+
+__all__ = [
+    "Calibration",
+    "CalibrationReport",
+    "CalibrationSettings",
+    "QualityReport",
+    "StarvedExpert",
+    "calibration_table",
+    "compare_models",
+    "decoded_tensors",
+    "quality_table",
+    "weight_errors",
+]

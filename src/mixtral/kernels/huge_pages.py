@@ -1,0 +1,32 @@
+"""Memory in pages of 2 MB, for weights that a step reads from front to back.
+
+With 4 KB pages a processor spends part of its reading time on finding pages; on virtual machines,
+where that takes two lookups, a fifth (benchmarks/README.md). Linux gives large pages to who asks.
+"""
+
+import mmap
+
+import torch
+from torch import Tensor
+
+# Below this a large page would mostly be empty.
+_MIN_BYTES = 1 << 22
+
+
+def empty_bytes(*shape: int) -> Tensor:
+    """Return an uninitialised tensor of bytes, in large pages where it is worth it.
+
+    Args:
+        shape: Its dimensions.
+
+    Returns:
+        [shape], uint8, on the CPU.
+    """
+    count = 1
+    for size in shape:
+        count *= size
+    if count < _MIN_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=torch.uint8)
+    memory = mmap.mmap(-1, count)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)
