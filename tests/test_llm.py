@@ -9,6 +9,7 @@ import torch
 
 import mixtral
 from mixtral import LLM, SamplingParams
+from mixtral.checkpoint import quantize_checkpoint
 from mixtral.errors import (
     CheckpointError,
     ConfigError,
@@ -17,6 +18,9 @@ from mixtral.errors import (
     TokenizerError,
     UnsupportedError,
 )
+from mixtral.kernels.cpu import load_library
+from mixtral.model_source import NANO_FOLDER
+from mixtral.quantization import find_recipe
 from tests.checkpoints_for_tests import write_random
 from tests.models_for_tests import tiny_config
 
@@ -157,9 +161,33 @@ def test_wrong_prompts_are_refused(llm: LLM, prompt: list[object]) -> None:
         llm.generate(prompt, GREEDY)  # type: ignore[arg-type]
 
 
-def test_what_this_version_cannot_do_is_said() -> None:
-    with pytest.raises(UnsupportedError, match="quantization is 'int4'"):
-        LLM("random:nano", layers=1, quantization="int4")
+@pytest.mark.parametrize("quantization", ["int8", "int4", "int3"])
+def test_quantised_on_the_way_in_equals_the_packed_folder(
+    quantization: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "packed"
+    quantize_checkpoint(NANO_FOLDER, folder, find_recipe(quantization))
+    answers = []
+    for llm in (LLM("nano", quantization=quantization, device="cpu"), LLM(folder, device="cpu")):
+        answers.append(llm.logits([1, 5, 9, 700, 20]))
+    assert torch.equal(*answers)
+
+
+def test_exact_activations_come_closer_to_the_unpacked_model() -> None:
+    token_ids = list(range(40, 100))
+    weights = LLM("nano", quantization="int8", device="cpu", exact_activations=True)
+    plain = LLM("nano", dtype="float32", device="cpu").logits(token_ids)
+    exact = (weights.logits(token_ids) - plain).norm() / plain.norm()
+    fast = LLM("nano", quantization="int8", device="cpu").logits(token_ids)
+    assert exact < (fast - plain).norm() / plain.norm() < 0.1
+
+
+@pytest.mark.skipif(load_library() is None, reason="the C++ library is not built here")
+def test_packed_model_refuses_another_format(tmp_path: Path) -> None:
+    quantize_checkpoint(NANO_FOLDER, tmp_path / "packed", find_recipe("int4"))
+    for wrong in ({"quantization": "int8"}, {"dtype": "float32"}):
+        with pytest.raises(ConfigError, match="packed as int4"):
+            LLM(tmp_path / "packed", **wrong)  # type: ignore[arg-type]
 
 
 def test_tools_and_formats_are_refused_not_ignored(llm: LLM) -> None:
@@ -177,6 +205,13 @@ def test_tools_and_formats_are_refused_not_ignored(llm: LLM) -> None:
         ({"model": "random:9x9b"}, ConfigError, "preset is '9x9b'"),
         ({"model": "random:nano", "layers": 0}, ConfigError, "num_hidden_layers is 0"),
         ({"model": "random:nano", "dtype": "int9"}, ConfigError, "dtype is 'int9'"),
+        ({"model": "nano", "quantization": "int5"}, ConfigError, "quantization is 'int5'"),
+        (
+            {"model": "nano", "quantization": "int4", "dtype": "float32"},
+            ConfigError,
+            "give one of them",
+        ),
+        ({"model": "random:8x22b", "device": "cpu"}, UnsupportedError, "memory are free; use"),
         ({"model": "random:nano", "device": "tpu"}, ConfigError, "device is 'tpu'"),
         ({"model": "random:nano", "max_model_len": 10**9}, ConfigError, "max_model_len is 1000"),
         ({"model": "random:nano", "kv_cache_gb": 0}, ConfigError, "kv_cache_gb is 0"),

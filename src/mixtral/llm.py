@@ -49,6 +49,8 @@ class LLM:
         dtype: float32, bfloat16 or float16; None keeps what is stored.
         quantization: int8, int4 or int3 packs the weights as they are read; None leaves them as
             they are stored, packed ones included.
+        exact_activations: Whether low-bit weights meet token states of 16 bits instead of 8; slower
+            on long prompts. States that 8 bits would serve badly get 16 either way.
         device: cpu, cuda, or auto.
         max_model_len: Longest context in tokens; None takes the model's own.
         layers: Number of layers, for random weights only.
@@ -72,6 +74,7 @@ class LLM:
         *,
         dtype: str | None = None,
         quantization: str | None = None,
+        exact_activations: bool = False,
         device: str = "auto",
         max_model_len: int | None = None,
         layers: int | None = None,
@@ -84,7 +87,12 @@ class LLM:
         source = find_or_download(model, layers=layers)
         self._tokenizer = _find_tokenizer(source, tokenizer)
         self._model = load_model(
-            source, dtype=dtype, quantization=quantization, device=device, seed=seed
+            source,
+            dtype=dtype,
+            quantization=quantization,
+            device=device,
+            seed=seed,
+            exact=exact_activations,
         )
         self.config: ModelConfig = self._model.config
         plan = plan_cache(

@@ -41,7 +41,9 @@ def random_tensors(
     Raises:
         ConfigError: The seed is outside 0 to 2**63 - 1.
     """
-    pool = _Pool(torch.randn(_POOL_SIZE, generator=_generator(seed)).mul_(_STD).to(dtype).to(device))
+    pool = _Pool(
+        torch.randn(_POOL_SIZE, generator=_generator(seed)).mul_(_STD).to(dtype).to(device)
+    )
     for name, shape in _shapes(config):
         if len(shape) == 1:
             yield name, torch.ones(shape, dtype=dtype, device=device)

@@ -11,7 +11,6 @@ from mixtral.calibrate import (
     CalibrationSettings,
     calibration_table,
     compare_models,
-    decoded_tensors,
     quality_table,
     weight_errors,
 )
@@ -19,6 +18,7 @@ from mixtral.calibrate.draw import draw_text
 from mixtral.calibrate.rounding import borrowed_moments
 from mixtral.errors import ConfigError
 from mixtral.kernels.low_bit import quantize
+from mixtral.loading import unpacked_tensors
 from mixtral.model import Transformer
 from mixtral.quantization import QuantizationRecipe
 from tests.models_for_tests import tiny_model
@@ -38,8 +38,7 @@ def text(count: int, length: int = 30, seed: int = 0) -> list[list[int]]:
 
 def rebuilt(model: Transformer, tensors: list[tuple[str, Tensor]]) -> Transformer:
     config = model.config.replace(tie_word_embeddings=False)
-    weights = decoded_tensors(tensors, config, INT3, dtype=torch.float32)
-    return Transformer.from_tensors(config, weights)
+    return Transformer.from_tensors(config, unpacked_tensors(tensors, config))
 
 
 def plainly_rounded(model: Transformer) -> list[tuple[str, Tensor]]:
@@ -128,7 +127,7 @@ def test_starved_experts_are_named_and_rounded_all_the_same() -> None:
         starved = [expert for expert in range(4) if counts[expert] == 0]
         assert [e.expert for e in report.starved if e.layer == layer] == starved
         stem = f"model.layers.{layer}.block_sparse_moe.experts.{starved[0]}"
-        decoded = dict(decoded_tensors(tensors.items(), model.config, INT3, dtype=torch.float32))
+        decoded = dict(unpacked_tensors(tensors.items(), model.config))
         weight = model.get_parameter(f"{stem}.w2.weight")
         error = (decoded[f"{stem}.w2.weight"] - weight).norm() / weight.norm()
         assert error < 0.3
@@ -225,7 +224,7 @@ def test_text_in_which_nothing_counts_is_refused() -> None:
 
 def test_weight_errors_are_relative_to_each_part() -> None:
     model = tiny_model()
-    errors = weight_errors(model, plainly_rounded(model), INT3)
+    errors = weight_errors(model, plainly_rounded(model))
     assert set(errors) == {"experts", "attention", "lm_head"}
     # Rows of 64 or 96 columns are padded to 128, which costs a little.
     assert all(0.1 < error < 0.2 for error in errors.values())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixtral.calibrate.compensation import _inverse_factor, quantize_compensated
+from mixtral.calibrate.compensation import inverse_factor, quantize_compensated
 from mixtral.errors import ConfigError
 from mixtral.kernels import formats
 from mixtral.kernels.formats import dequantize
@@ -22,6 +22,10 @@ def problem(rows: int, cols: int, tokens: int = 2000) -> tuple[Tensor, Tensor]:
     return weight, few @ mix + 0.1 * torch.randn(tokens, cols, generator=generator)
 
 
+def compensated(weight: Tensor, moments: Tensor, name: str) -> Tensor:
+    return quantize_compensated(weight, inverse_factor(moments, damping=0.01), name)
+
+
 def output_error(weight: Tensor, packed: Tensor, name: str, inputs: Tensor) -> float:
     rows, cols = weight.shape
     decoded = dequantize(packed, name, rows=rows, cols=cols)
@@ -31,7 +35,9 @@ def output_error(weight: Tensor, packed: Tensor, name: str, inputs: Tensor) -> f
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_change_half_as_much_as_by_plain_rounding(name: str) -> None:
     weight, inputs = problem(64, 256)
-    packed = quantize_compensated(weight, inputs.T @ inputs, name, damping=0.01)
+    before = weight.clone()
+    packed = compensated(weight, inputs.T @ inputs, name)
+    assert torch.equal(weight, before)
     plain = quantize(weight, name)
     assert packed.shape == plain.shape
     assert output_error(weight, packed, name, inputs) < 0.5 * output_error(
@@ -43,9 +49,7 @@ def test_outputs_change_half_as_much_as_by_plain_rounding(name: str) -> None:
 def test_inputs_that_say_nothing_leave_plain_rounding(name: str) -> None:
     weight, _ = problem(40, 200)
     moments = torch.zeros(200, 200)
-    assert torch.equal(
-        quantize_compensated(weight, moments, name, damping=0.01), quantize(weight, name)
-    )
+    assert torch.equal(compensated(weight, moments, name), quantize(weight, name))
 
 
 def test_errors_are_hidden_by_the_formula_of_the_paper() -> None:
@@ -53,9 +57,7 @@ def test_errors_are_hidden_by_the_formula_of_the_paper() -> None:
     # to write down: after column k, w -= e / P[k, k] * P[k], then k leaves P.
     weight, inputs = problem(8, 128)
     moments = inputs.T @ inputs
-    found = formats.unpack(
-        quantize_compensated(weight, moments, "int8", damping=0.01), "int8", rows=8, cols=128
-    )
+    found = formats.unpack(compensated(weight, moments, "int8"), "int8", rows=8, cols=128)
     scale = found[1].double()
     offset = formats.bfloat16_from_bits(found[2]).double()
     rest = weight.double().clone()
@@ -76,7 +78,7 @@ def test_errors_are_hidden_by_the_formula_of_the_paper() -> None:
 def test_factor_squares_to_the_inverse() -> None:
     _, inputs = problem(1, 128)
     moments = inputs.T @ inputs
-    factor = _inverse_factor(moments, 0.01)
+    factor = inverse_factor(moments, damping=0.01)
     damped = moments + 0.01 * moments.diagonal().mean() * torch.eye(128)
     torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(128), atol=1e-3, rtol=0)
     assert torch.equal(factor, factor.triu())
@@ -85,18 +87,17 @@ def test_factor_squares_to_the_inverse() -> None:
 def test_fewer_tokens_than_columns_and_dead_inputs_still_work() -> None:
     weight, inputs = problem(16, 256, tokens=3)
     inputs[:, 7] = 0
-    packed = quantize_compensated(weight, inputs.T @ inputs, "int4", damping=0.01)
+    packed = compensated(weight, inputs.T @ inputs, "int4")
     assert output_error(weight, packed, "int4", inputs) < 0.05
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_weights_stay_zero(name: str) -> None:
     _, inputs = problem(4, 128)
-    packed = quantize_compensated(torch.zeros(4, 128), inputs.T @ inputs, name, damping=0.01)
+    packed = compensated(torch.zeros(4, 128), inputs.T @ inputs, name)
     assert not dequantize(packed, name, rows=4, cols=128).any()
 
 
 def test_moments_that_are_no_numbers_are_refused() -> None:
-    weight, _ = problem(4, 128)
     with pytest.raises(ConfigError, match="mean square of nan; it must be finite"):
-        quantize_compensated(weight, torch.full((128, 128), float("nan")), "int4", damping=0.01)
+        inverse_factor(torch.full((128, 128), float("nan")), damping=0.01)

@@ -213,7 +213,9 @@ def test_experts_give_what_the_reference_gives(
     kept, described, plain = [], [], []
     for expert in range(4):
         own = []
-        for place, (rows, cols) in enumerate(((columns, width), (width, columns), (columns, width))):
+        for place, (rows, cols) in enumerate(
+            ((columns, width), (width, columns), (columns, width))
+        ):
             weight = normal(rows, cols, seed=10 * expert + place) * 0.1
             stored = weight.bfloat16() if name == "bfloat16" else quantize(weight, name)
             kept.append(stored)

@@ -30,15 +30,13 @@ GEOMETRIES = {
     "sliding window": tiny_config(sliding_window=9),
     "tied head": tiny_config(tie_word_embeddings=True),
     "dense": tiny_config(num_local_experts=0, num_experts_per_tok=0, sliding_window=16),
-    "40 heads of one group": tiny_config(
-        num_attention_heads=40, num_key_value_heads=1, head_dim=8
-    ),
+    "40 heads of one group": tiny_config(num_attention_heads=40, num_key_value_heads=1, head_dim=8),
 }
 
 
-def model_pair(config: ModelConfig, recipe: str | None, *, exact: bool = True) -> tuple[
-    CpuTransformer, Transformer
-]:
+def model_pair(
+    config: ModelConfig, recipe: str | None, *, exact: bool = True
+) -> tuple[CpuTransformer, Transformer]:
     """Return the model in C++ and the same weights, unpacked, in PyTorch's float32."""
     made = Transformer(config)
     # Small weights: their routers decide clearly, so that rounding changes no expert.

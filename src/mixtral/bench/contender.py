@@ -4,6 +4,7 @@
 a request goes through. A peer offers the same things (``peer``, ``llama_cpp``).
 """
 
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from mixtral.bench.weights import StepWeights
 from mixtral.config import EngineConfig
 from mixtral.engine import Engine, SamplingParams
+from mixtral.loading import unpacked_tensors
 from mixtral.model import CpuTransformer, LanguageModel, Transformer
 
 _BLOCK_SIZE = 16
@@ -73,14 +75,11 @@ class MixtralContender:
     Args:
         model: The model, in evaluation mode.
         room: What it must hold.
-        format_name: What the results call its weights; None for the model's dtype.
+        format_name: What the results call its weights.
     """
 
-    def __init__(
-        self, model: LanguageModel, room: Room, *, format_name: str | None = None
-    ) -> None:
+    def __init__(self, model: LanguageModel, room: Room, *, format_name: str) -> None:
         self._model = model
-        format_name = format_name or str(model.dtype).removeprefix("torch.")
         sizes = ((name, tensor.nbytes) for name, tensor in stored_tensors(model))
         self._weights = StepWeights.of(model.config, sizes, format_name=format_name)
         # Each sequence may leave its last block partly empty.
@@ -136,3 +135,24 @@ def stored_tensors(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
         yield from model.tensors.items()
     elif isinstance(model, Transformer):
         yield from ((name, parameter.data) for name, parameter in model.named_parameters())
+
+
+def is_packed(model: LanguageModel) -> bool:
+    """Whether a model holds low-bit weights."""
+    return any(name.endswith(".packed") for name, _ in stored_tensors(model))
+
+
+def plain_tensors(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of a model, packed ones as bfloat16, one at a time."""
+    stored = stored_tensors(model)
+    return unpacked_tensors(stored, model.config) if is_packed(model) else stored
+
+
+def random_prompts(
+    num_prompts: int, num_tokens: int, *, vocab_size: int, seed: int
+) -> list[list[int]]:
+    """Return random prompts; they differ from each other, as the routing of real ones does."""
+    generator = random.Random(seed)
+    return [
+        [generator.randrange(vocab_size) for _ in range(num_tokens)] for _ in range(num_prompts)
+    ]

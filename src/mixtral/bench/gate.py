@@ -7,14 +7,13 @@ with packed weights round the states to 8 bits as well, and a peer that holds ou
 4-bit format of its own computes a model that is 9 % away from ours in every matrix.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mixtral.bench.contender import Contender
+from mixtral.bench.contender import Contender, random_prompts
 from mixtral.errors import EngineError
 
 GATE_TOKENS = 64
@@ -77,16 +76,6 @@ class Answer:
     """Logits after each of its tokens, [T, V], float32."""
     token_ids: list[int]
     """Greedy continuation through the engine's cache."""
-
-
-def random_prompts(
-    num_prompts: int, num_tokens: int, *, vocab_size: int, seed: int
-) -> list[list[int]]:
-    """Return random prompts; they differ from each other, as the routing of real ones does."""
-    generator = random.Random(seed)
-    return [
-        [generator.randrange(vocab_size) for _ in range(num_tokens)] for _ in range(num_prompts)
-    ]
 
 
 def record_answer(

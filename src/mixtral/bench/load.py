@@ -1,9 +1,11 @@
-"""From a checkpoint folder to the first token, against the time to read its files once.
+"""From a checkpoint's files to the first token, against the time to read them once.
 
 Reading is a plain sequential read of every weight file into one reused buffer, the least that any
-loader must do that reads everything. Loading is ``LLM(folder)`` to the first token in a fresh
-process, imports not counted; its peak resident memory stands against the bytes of the weights. The
-two run in turn.
+loader must do that reads everything. Loading is ``LLM(model)`` to the first token in a fresh
+process, imports not counted; its peak resident memory stands against the bytes of the weights, and
+its time also against that of the prompt alone, which runs once more when everything is there. The
+whole process, from its start with all imports, is measured from outside. Reading and loading run in
+turn.
 
 By default the files are read once before, so that they are in the page cache, which both then
 start from; ``is_cold`` asks the system to drop them before every single measurement instead.
@@ -21,79 +23,105 @@ from typing import Any
 
 from mixtral.bench.probes import Prober, Probes
 from mixtral.bench.results import Result, Spread
-from mixtral.checkpoint import Checkpoint, open_checkpoint
-from mixtral.errors import EngineError, UnsupportedError
+from mixtral.checkpoint import open_checkpoint
+from mixtral.errors import ConfigError, EngineError, UnsupportedError
+from mixtral.model_source import ModelSource
 
 _BUFFER_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """How loading is measured.
+
+    Raises:
+        ConfigError: A number is below 1.
+    """
+
+    name: str
+    """What the result calls the model."""
+    repeats: int = 5
+    """Pairs of measurements."""
+    threads: int = 1
+    """Threads of the loading process."""
+    quantization: str | None = None
+    """Recipe in which the weights are packed as they are loaded; None leaves them."""
+    prompt_tokens: int = 16
+    """Tokens of the prompt before the first token."""
+    is_cold: bool = False
+    """Whether the files are dropped from the page cache before each measurement."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("repeats", "threads", "prompt_tokens"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Files:
+    """What is loaded."""
+
+    model: str
+    paths: list[Path]
+    num_bytes: int
+    layers: int
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Sample:
     read_s: float
+    process_s: float
     construct_s: float
     first_token_s: float
+    prefill_s: float
     imported_rss_bytes: int
     peak_rss_bytes: int
 
 
 def measure_load(
-    folder: Path,
+    source: ModelSource,
     prober: Prober,
+    options: LoadOptions,
     *,
-    name: str,
-    repeats: int,
-    threads: int,
-    prompt_tokens: int = 16,
-    is_cold: bool = False,
     on_repeat: Callable[[], None] = lambda: None,
 ) -> Result:
     """Time reading and loading a checkpoint in turn.
 
     Args:
-        folder: The checkpoint.
+        source: The checkpoint, a folder or a GGUF file.
         prober: Takes the ceilings.
-        name: What the result calls it.
-        repeats: Pairs of measurements.
-        threads: Threads of torch in the loading process.
-        prompt_tokens: Tokens of the prompt before the first token.
-        is_cold: Whether to drop the files from the page cache before each measurement.
+        options: How it is measured.
         on_repeat: Called after each pair.
 
     Raises:
-        CheckpointError: The folder is not a model.
+        ConfigError: The model has no files.
+        CheckpointError: They are not a model.
         EngineError: The loading process failed.
         UnsupportedError: This system cannot drop files from its page cache.
     """
-    if is_cold and not hasattr(os, "posix_fadvise"):
+    if options.is_cold and not hasattr(os, "posix_fadvise"):
         raise UnsupportedError(
             "this system cannot drop files from its page cache; leave out --cold."
         )
-    checkpoint = open_checkpoint(folder)
-    paths = sorted({file.path for file, _ in checkpoint.found.values()})
+    files = _find_files(source)
     buffer = bytearray(_BUFFER_BYTES)
-    if not is_cold:
-        read_files(paths, buffer)
+    if not options.is_cold:
+        read_files(files.paths, buffer)
     samples, probes = [], [prober.measure()]
-    for _ in range(repeats):
-        if is_cold:
-            drop_from_cache(paths)
+    for _ in range(options.repeats):
+        if options.is_cold:
+            drop_from_cache(files.paths)
         begin = time.perf_counter()
-        read_files(paths, buffer)
+        read_files(files.paths, buffer)
         read_s = time.perf_counter() - begin
-        if is_cold:
-            drop_from_cache(paths)
-        samples.append(_Sample(read_s=read_s, **_load(folder, prompt_tokens, threads)))
+        if options.is_cold:
+            drop_from_cache(files.paths)
+        samples.append(_Sample(read_s=read_s, **_load(files, options)))
         probes.append(prober.measure())
         on_repeat()
-    return _result(
-        checkpoint,
-        samples,
-        Probes.median(probes),
-        name=name,
-        threads=threads,
-        prompt_tokens=prompt_tokens,
-        page_cache="cold" if is_cold else "warm",
-    )
+    return _result(files, samples, Probes.median(probes), options)
 
 
 def read_files(paths: Sequence[Path], buffer: bytearray) -> int:
@@ -117,45 +145,67 @@ def drop_from_cache(paths: Sequence[Path]) -> None:
             os.close(descriptor)
 
 
-def _load(folder: Path, prompt_tokens: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mixtral.bench.first_token"]
-    done = subprocess.run(
-        [*command, str(folder), str(prompt_tokens), str(threads)],
-        capture_output=True,
-        text=True,
-        check=False,
+def _find_files(source: ModelSource) -> _Files:
+    if source.gguf is not None:
+        from mixtral.checkpoint.gguf import open_gguf  # half a second, and only for these files
+
+        gguf = open_gguf(source.gguf)
+        return _Files(
+            model=str(source.gguf),
+            paths=sorted({tensor.path for tensor in gguf.file.tensors.values()}),
+            num_bytes=gguf.num_bytes,
+            layers=gguf.config.num_hidden_layers,
+            format=gguf.dtype,
+        )
+    if source.folder is None:
+        raise ConfigError(
+            f"model is {source.name!r}, which has no files; bench load needs a checkpoint folder, "
+            "a GGUF file, nano, or a hub id."
+        )
+    checkpoint = open_checkpoint(source.folder)
+    recipe = checkpoint.recipe
+    return _Files(
+        model=str(source.folder),
+        paths=sorted({file.path for file, _ in checkpoint.found.values()}),
+        num_bytes=checkpoint.num_bytes,
+        layers=checkpoint.config.num_hidden_layers,
+        format=checkpoint.dtype if recipe is None else recipe.name,
     )
+
+
+def _load(files: _Files, options: LoadOptions) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mixtral.bench.first_token", files.model]
+    command += [str(options.prompt_tokens), str(options.threads)]
+    if options.quantization is not None:
+        command.append(options.quantization)
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process_s = time.perf_counter() - begin
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EngineError(f"loading {folder} failed with status {done.returncode}: {reason}")
+        raise EngineError(f"loading {files.model} failed with status {done.returncode}: {reason}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    # What it did after the first token is not part of it.
+    return {"process_s": process_s - found["prefill_s"], **found}
 
 
 def _result(
-    checkpoint: Checkpoint,
-    samples: Sequence[_Sample],
-    probes: Probes,
-    *,
-    name: str,
-    threads: int,
-    prompt_tokens: int,
-    page_cache: str,
+    files: _Files, samples: Sequence[_Sample], probes: Probes, options: LoadOptions
 ) -> Result:
-    config = checkpoint.config
-    size = checkpoint.num_bytes
+    size = files.num_bytes
     peak = max(sample.peak_rss_bytes for sample in samples)
     speeds = [size / sample.first_token_s for sample in samples]
+    times = ("read_s", "process_s", "construct_s", "first_token_s", "prefill_s")
     return Result(
         work="load",
         engine="mixtral",
-        model=name,
-        layers=config.num_hidden_layers,
-        format=checkpoint.dtype,
+        model=options.name,
+        layers=files.layers,
+        format=options.quantization or files.format,
         batch=1,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=options.prompt_tokens,
         new_tokens=1,
-        threads=threads,
+        threads=options.threads,
         tokens_per_s=Spread.of([1 / sample.first_token_s for sample in samples]),
         step_ms=Spread.of([1e3 * sample.first_token_s for sample in samples]),
         weight_bytes_per_step=size,
@@ -165,10 +215,9 @@ def _result(
         probes=probes,
         load={
             "checkpoint_bytes": size,
-            "page_cache": page_cache,
-            "read_s": Spread.of([sample.read_s for sample in samples]),
-            "construct_s": Spread.of([sample.construct_s for sample in samples]),
-            "first_token_s": Spread.of([sample.first_token_s for sample in samples]),
+            "page_cache": "cold" if options.is_cold else "warm",
+            **{name: Spread.of([getattr(sample, name) for sample in samples]) for name in times},
+            "startup_s": Spread.of([s.first_token_s - s.prefill_s for s in samples]),
             "first_token_over_read": Spread.of([s.first_token_s / s.read_s for s in samples]),
             "peak_rss_over_checkpoint": peak / size,
             "imported_rss_bytes": max(sample.imported_rss_bytes for sample in samples),

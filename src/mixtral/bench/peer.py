@@ -1,8 +1,9 @@
 """transformers' ``MixtralForCausalLM`` on the very weights of our model, as a contender.
 
 transformers 5 wants the experts of a layer fused: w1 over w3 as ``gate_up_proj`` [E, 2 F, D], w2
-as ``down_proj`` [E, D, F]. ``share_weights`` lays ours out that way, layer by layer, and makes our
-matrices views of it. Both engines then read the same bytes, and the second one needs no memory.
+as ``down_proj`` [E, D, F]. ``share_weights`` lays ours out that way and makes our matrices views of
+it. Both engines then read the same bytes, and the second one needs no memory. Packed weights stay
+as they are, and transformers gets them unpacked to bfloat16 (``fuse_weights``).
 
 Everything is the library's default: its experts implementation for the device, its attention, its
 ``DynamicCache``. The loop around it is a bare one, without the bookkeeping of ``generate()``,
@@ -13,16 +14,17 @@ so this does too.
 import importlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixtral.bench.contender import TimedRun
+from mixtral.bench.contender import Room, TimedRun, is_packed, plain_tensors, stored_tensors
+from mixtral.bench.weights import StepWeights
 from mixtral.config import ModelConfig
 from mixtral.errors import UnsupportedError
-from mixtral.model import Transformer
+from mixtral.model import CpuTransformer, LanguageModel, Transformer
 
 _EXPERT = re.compile(r"(model\.layers\.\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
 
@@ -58,19 +60,28 @@ class TransformersContender:
         decoder.rotary_emb = type(decoder.rotary_emb)(hf_config).to(weight.device)
         self._model.eval()
         self._device = weight.device
-        self.version: str = transformers.__version__
-        """Version of transformers."""
+        self._weights = StepWeights.of(
+            config,
+            ((name, tensor.nbytes) for name, tensor in state.items()),
+            format_name=str(weight.dtype).removeprefix("torch."),
+        )
+        self._version = str(transformers.__version__)
 
     @property
     def name(self) -> str:
         """What the results call it."""
         return "transformers"
 
-    def describe(self) -> dict[str, str]:
+    @property
+    def weights(self) -> StepWeights:
+        """What its steps read."""
+        return self._weights
+
+    def describe(self) -> Mapping[str, str]:
         """Return version and the implementations that it chose."""
         config = self._model.config
         return {
-            "version": self.version,
+            "version": self._version,
             "experts_implementation": str(config._experts_implementation),
             "attention_implementation": str(config._attn_implementation),
         }
@@ -110,18 +121,46 @@ class TransformersContender:
         return TimedRun(prefill_s=seconds[0], decode_s=seconds[1:], token_ids=answers)
 
 
-def share_weights(model: Transformer) -> dict[str, Tensor]:
-    """Lay a model's experts out as transformers wants them, and let the model use them there.
+def transformers_peer(
+    model: LanguageModel, room: Room
+) -> tuple[LanguageModel, TransformersContender]:
+    """Put transformers beside our model.
 
-    The memory of one layer is needed on top; experts that were a memory map are memory afterwards.
+    Args:
+        model: Ours.
+        room: What the peer must hold; it grows as it needs.
 
     Returns:
-        The state of ``MixtralForCausalLM``.
+        The model to go on with, which may share its memory with the peer; and the peer.
+
+    Raises:
+        UnsupportedError: transformers 5 is not installed, or the model is dense.
+    """
+    _import_transformers()
+    if is_packed(model):
+        state = fuse_weights(model.config, plain_tensors(model))
+        return model, TransformersContender(model.config, state)
+    shared, state = share_weights(model)
+    return shared, TransformersContender(model.config, state)
+
+
+def share_weights(model: LanguageModel) -> tuple[LanguageModel, dict[str, Tensor]]:
+    """Lay a model's experts out as transformers wants them, and make a model that uses them there.
+
+    A ``Transformer`` changes in place and needs the memory of one layer on top. Of a
+    ``CpuTransformer`` a second one is made, and both are in memory until the first is let go.
+
+    Returns:
+        The model to go on with, and the state of ``MixtralForCausalLM``.
     """
     state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        parameter.data = _place(state, model.config, name, parameter.data)
-    return _with_head(state)
+    config = model.config
+    if isinstance(model, Transformer):
+        for name, parameter in model.named_parameters():
+            parameter.data = _place(state, config, name, parameter.data)
+        return model, _with_head(state)
+    placed = [(name, _place(state, config, name, t)) for name, t in stored_tensors(model)]
+    return CpuTransformer(config, placed), _with_head(state)
 
 
 def fuse_weights(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -89,8 +89,10 @@ class Prober:
     def measure(self) -> Probes:
         """Take all probes now; about a tenth of a second."""
         # torch's threads spin for a while after their work; the library's probes give them time.
-        bf16 = 2 * self._matrix.shape[0] ** 3 / self._best(
-            lambda: torch.mm(self._matrix, self._matrix)
+        bf16 = (
+            2
+            * self._matrix.shape[0] ** 3
+            / self._best(lambda: torch.mm(self._matrix, self._matrix))
         )
         read = self._read_torch()
         int8: float | None = None

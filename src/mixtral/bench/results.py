@@ -24,7 +24,7 @@ import torch
 from mixtral.bench.probes import Probes
 from mixtral.machine import num_usable_cpus
 
-Work = Literal["prefill", "decode", "load", "serve"]
+Work = Literal["prefill", "decode", "moe", "load", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,8 @@ class Result:
     """One engine doing one kind of work at one size."""
 
     work: Work
-    """prefill: one step over whole prompts; decode: one token per sequence and step; load."""
+    """prefill: one step over whole prompts; decode: one token per sequence and step; moe: the
+    experts of one layer alone; load."""
     engine: str
     """mixtral, or the name of the peer."""
     model: str
@@ -57,17 +58,18 @@ class Result:
     layers: int
     """Layers of the model."""
     format: str
-    """Type of the weights."""
+    """A dtype, a recipe of ours, or one of GGUF's formats, as this engine holds the weights."""
     batch: int
     """Sequences in a step."""
     prompt_tokens: int
     """Tokens of each prompt."""
     new_tokens: int
-    """Timed decode steps of each repeat; 1 for prefill and load, which end with one token."""
+    """Timed decode steps of each repeat; 1 for prefill and load, which end with one token; 0 for
+    moe, which makes none."""
     threads: int
-    """Threads of torch."""
+    """Threads of the engine."""
     tokens_per_s: Spread
-    """Over all sequences: prompt tokens for prefill, new tokens for decode and load."""
+    """Over all sequences: prompt tokens for prefill and moe, new tokens for decode and load."""
     step_ms: Spread
     """Time of one step; for load, from the constructor to the first token."""
     weight_bytes_per_step: int
@@ -76,7 +78,8 @@ class Result:
     bandwidth_fraction: float | None
     """Weight bytes per second over the read probe."""
     peak_fraction: float | None
-    """Operations per second over the bfloat16 probe; null for other types and for load."""
+    """Operations per second over the int8 probe for low-bit weights, over the bfloat16 probe for
+    bfloat16 ones; null for other types and for load."""
     peak_rss_bytes: int
     """Highest resident memory of the process; a peer in the same process is in it."""
     probes: Probes
@@ -110,9 +113,9 @@ class Report:
     results: list[Result]
     """In the order measured."""
     ratios: list[Ratio] = field(default_factory=list)
-    """One per result that has a peer."""
+    """One per work, size and peer."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Conditions: seed, repeats, the peer's version, the outcome of the correctness gate."""
+    """Conditions: seed, repeats, the peers' versions, the outcomes of the correctness gate."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report with machine, commit, command and date."""

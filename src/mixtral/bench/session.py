@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
-from mixtral.bench.contender import Contender, MixtralContender
+from mixtral.bench.contender import Contender, MixtralContender, Room
+from mixtral.bench.gate import GATE_TOKENS, Gate, check_agreement, record_answer
+from mixtral.bench.named_model import ModelOptions
 from mixtral.bench.other_processes import OtherProcesses
-from mixtral.bench.peer import TransformersContender, share_weights
 from mixtral.bench.probes import Prober
 from mixtral.bench.results import Ratio, Report, Result
-from mixtral.bench.steps import Gate, Subject, Workload, check_agreement, measure, record_answer
+from mixtral.bench.steps import Subject, Workload, measure
 from mixtral.errors import ConfigError
-from mixtral.loading import find_or_download, load_model
-from mixtral.model import Transformer
-
-_GATE_ROOM = 64  # tokens that the prompt of the correctness gate and its answer may take
+from mixtral.model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,115 +20,97 @@ class StepOptions:
     """What to measure.
 
     Raises:
-        ConfigError: A number is below 1.
+        ConfigError: There is nothing to measure, or a number is below 1.
     """
 
-    work: Literal["prefill", "decode"]
-    """Kind of work."""
-    model: str
-    """As the user named it."""
-    layers: int | None = None
-    """Layers, for random weights only."""
-    dtype: str | None = None
-    """Type of the weights; None keeps what is stored."""
-    device: str = "cpu"
-    """cpu, cuda or auto."""
-    batches: Sequence[int] = (1,)
-    """Sequences in a step; one result for each."""
-    prompt_tokens: int = 512
-    """Tokens of each prompt."""
-    new_tokens: int = 32
-    """Timed decode steps of a repeat."""
-    threads: int | None = None
-    """Threads of torch; None leaves them as they are."""
+    workloads: Sequence[Workload]
+    """The work; one result for each and each engine."""
+    model: ModelOptions
+    """The model."""
     repeats: int = 5
     """Timed repeats."""
-    seed: int = 0
-    """Seed of random weights and of the prompts."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        counts = {
-            "prompt_tokens": self.prompt_tokens,
-            "new_tokens": self.new_tokens,
-            "repeats": self.repeats,
-            "batch": min(self.batches, default=0),
-            "threads": 1 if self.threads is None else self.threads,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if not self.workloads:
+            raise ConfigError("there is no work to measure; name at least one batch size.")
+        if self.repeats < 1:
+            raise ConfigError(f"repeats is {self.repeats}; it must be at least 1.")
 
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a sequence."""
-        return self.prompt_tokens + 1 + (self.new_tokens if self.work == "decode" else 0)
+    def room(self, longest: int) -> Room:
+        """Return what an engine must hold, the gate's prompt included.
 
-    def workloads(self) -> list[Workload]:
-        """Return one workload per batch size."""
-        return [
-            Workload(
-                work=self.work,
-                batch=batch,
-                prompt_tokens=self.prompt_tokens,
-                new_tokens=self.new_tokens,
+        Args:
+            longest: Context of the model.
+
+        Raises:
+            ConfigError: The context is too short for the work.
+        """
+        tokens = max(workload.max_tokens for workload in self.workloads)
+        if tokens > longest:
+            raise ConfigError(
+                f"prompt_tokens and new_tokens make {tokens} tokens; "
+                f"the context of this model is {longest}."
             )
-            for batch in self.batches
-        ]
+        tokens = max(tokens, min(GATE_TOKENS, longest))
+        slots = max(workload.batch * workload.max_tokens for workload in self.workloads)
+        return Room(
+            sequences=max(workload.batch for workload in self.workloads),
+            tokens=tokens,
+            slots=max(slots, tokens),
+        )
 
 
-PeerFactory = Callable[[Transformer], Contender]
+PeerFactory = Callable[[LanguageModel, Room], tuple[LanguageModel, Contender]]
+"""From our model to a peer on its weights, and to the model to go on with: both may share them."""
 
 
 def measure_steps(
     options: StepOptions,
     *,
-    make_peer: PeerFactory | None = None,
+    peers: Sequence[PeerFactory] = (),
     prober: Prober | None = None,
     on_repeat: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Measure prefill or decode of one model at every batch size.
+    """Measure one model, and peers on the same weights, at every size.
 
     Args:
         options: What to measure.
-        make_peer: Makes the engine to compare with, from our model; None for no comparison.
+        peers: Make the engines to compare with.
         prober: Takes the ceilings; None makes one for the device.
         on_repeat: Called after each repeat of a contender.
 
     Raises:
         ConfigError: An option is wrong, or the context is too short for the tokens.
         CheckpointError: The model's files are wrong.
-        UnsupportedError: The model does not fit, or the peer is not installed.
-        EngineError: The peer disagrees with us; nothing was timed then.
+        UnsupportedError: The model does not fit, or a peer is not installed.
+        EngineError: A peer disagrees with us; nothing was timed then.
     """
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    source = find_or_download(options.model, layers=options.layers)
-    longest = source.config.max_position_embeddings
-    if options.max_tokens > longest:
-        raise ConfigError(
-            f"prompt_tokens and new_tokens make {options.max_tokens} tokens; "
-            f"the context of this model is {longest}."
-        )
-    model = load_model(source, dtype=options.dtype, device=options.device, seed=options.seed)
-    subject = Subject.of(model, name=options.model, seed=options.seed)
-    room = max(options.max_tokens, min(_GATE_ROOM, longest))
-    ours = MixtralContender(model, max_batch=max(options.batches), max_tokens=room)
-    contenders: list[Contender] = [ours]
-    notes: dict[str, Any] = {"seed": options.seed, "repeats": options.repeats}
-    if make_peer is not None:
-        peer = make_peer(model)
-        answer = record_answer(subject, ours, max_tokens=room)
-        gate = check_agreement(answer, peer, subject.dtype)
+    source = options.model.find()
+    room = options.room(source.config.max_position_embeddings)
+    model, format_name = options.model.load(source)
+    seed = options.model.seed
+    notes: dict[str, Any] = {"seed": seed, "repeats": options.repeats}
+    contenders: list[Contender] = []
+    for make_peer in peers:
+        model, peer = make_peer(model, room)
         contenders.append(peer)
-        notes["peer"] = describe_peer(peer, gate)
-    prober = prober or Prober(model.lm_head.weight.device)
+    ours = MixtralContender(model, room, format_name=format_name)
+    if contenders:
+        notes["peers"] = _pass_gate(ours, contenders, model, room, seed)
+    prober = prober or Prober(model.device)
     others = OtherProcesses()
+    subject = Subject.of(model, name=options.model.name, seed=seed)
     results: list[Result] = []
     ratios: list[Ratio] = []
-    for workload in options.workloads():
+    for workload in options.workloads:
         found = measure(
-            subject, workload, contenders, prober, repeats=options.repeats, on_repeat=on_repeat
+            subject,
+            workload,
+            [ours, *contenders],
+            prober,
+            repeats=options.repeats,
+            on_repeat=on_repeat,
         )
         results += found[0]
         ratios += found[1]
@@ -140,17 +118,24 @@ def measure_steps(
     return Report(results=results, ratios=ratios, notes=notes)
 
 
-def transformers_peer(model: Transformer) -> TransformersContender:
-    """Return transformers on the weights of our model, which both share from now on."""
-    return TransformersContender(model.config, share_weights(model))
-
-
 def describe_peer(peer: Contender, gate: Gate) -> dict[str, Any]:
     """Return what a report says about a peer: its version and how far it agrees."""
-    described = peer.describe() if isinstance(peer, TransformersContender) else {}
     return {
         "name": peer.name,
-        **described,
+        "format": peer.weights.format,
+        **peer.describe(),
         "logits_relative_error": gate.relative_error,
+        "logits_correlation": gate.correlation,
+        "allowed_relative_error": gate.tolerance,
         "agreeing_tokens": f"{gate.num_agreeing_tokens} of {gate.num_tokens}",
     }
+
+
+def _pass_gate(
+    ours: Contender, peers: Sequence[Contender], model: LanguageModel, room: Room, seed: int
+) -> list[dict[str, Any]]:
+    """Check every peer against our answer and describe it."""
+    answer = record_answer(
+        ours, vocab_size=model.config.vocab_size, max_tokens=room.tokens, seed=seed
+    )
+    return [describe_peer(peer, check_agreement(answer, peer)) for peer in peers]

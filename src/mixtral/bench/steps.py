@@ -12,9 +12,8 @@ from typing import Literal
 
 import torch
 
-from mixtral.bench.contender import Contender, TimedRun
+from mixtral.bench.contender import Contender, TimedRun, random_prompts
 from mixtral.bench.counts import count_experts_per_step, count_operations
-from mixtral.bench.gate import random_prompts
 from mixtral.bench.probes import Prober, Probes
 from mixtral.bench.results import Ratio, Result, Spread, peak_rss_bytes
 from mixtral.config import ModelConfig

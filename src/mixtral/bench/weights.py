@@ -56,7 +56,7 @@ class StepWeights:
     @property
     def peak(self) -> Literal["int8", "bf16"] | None:
         """Which ceiling limits the arithmetic; None where none is measured."""
-        return _PEAKS.get(self.format)
+        return peak_of(self.format)
 
     def step_bytes(self, num_experts: float) -> int:
         """Return the bytes that a step reads.
@@ -65,3 +65,12 @@ class StepWeights:
             num_experts: Distinct experts of all layers together.
         """
         return round(self.shared_bytes + num_experts * self.expert_bytes)
+
+
+def peak_of(format_name: str) -> Literal["int8", "bf16"] | None:
+    """Return which ceiling limits products with weights of a format; None where none is measured.
+
+    >>> peak_of("int4"), peak_of("bf16"), peak_of("float32")
+    ('int8', 'bf16', None)
+    """
+    return _PEAKS.get(format_name)

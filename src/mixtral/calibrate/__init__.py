@@ -7,9 +7,10 @@ model with the one it was made from: perplexity, divergence, routing, weights.
 """
 
 from mixtral.calibrate.calibration import Calibration, CalibrationReport, StarvedExpert
-from mixtral.calibrate.report import QualityReport, compare_models, decoded_tensors, weight_errors
+from mixtral.calibrate.report import QualityReport, compare_models, weight_errors
 from mixtral.calibrate.report_table import calibration_table, quality_table
 from mixtral.calibrate.settings import CalibrationSettings
+from mixtral.calibrate.text import read_sequences
 
 __all__ = [
     "Calibration",
@@ -19,7 +20,7 @@ __all__ = [
     "StarvedExpert",
     "calibration_table",
     "compare_models",
-    "decoded_tensors",
     "quality_table",
+    "read_sequences",
     "weight_errors",
 ]

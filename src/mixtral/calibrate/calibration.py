@@ -178,11 +178,12 @@ class Calibration:
     def _head(self, states: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Round the output head on the final states."""
         name = "lm_head.weight"
-        moments = None
+        factor = None
         with torch.no_grad():
             if self._rounder.wants(name):
                 moments = second_moments(self._model.model.norm(x) for x in states)
-            self._rounder.round(name, self._model.lm_head.weight, moments)
+                factor = self._rounder.factor(moments)
+            self._rounder.round(name, self._model.lm_head.weight, factor)
         yield from self._rounder.take()
 
     def _tell(self, layer: int, share: float) -> None:

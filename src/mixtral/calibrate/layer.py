@@ -63,18 +63,18 @@ class LayerCalibrator:
         attention = self._layer.self_attn
         normed = [self._layer.input_layernorm(x) for x in self._states]
         names = [f"{self._prefix}.self_attn.{part}_proj.weight" for part in "qkvo"]
-        moments = self._moments(normed, *names[:3])
+        factor = self._factor(normed, *names[:3])
         weights = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
         projections = [
-            self._rounder.round(name, weight, moments)
+            self._rounder.round(name, weight, factor)
             for name, weight in zip(names, weights, strict=False)
         ]
         mixed = [
             self._attend(x, batch, projections)
             for x, batch in zip(normed, self._text.batches, strict=True)
         ]
-        moments = self._moments(mixed, names[3])
-        output = self._rounder.round(names[3], attention.o_proj.weight, moments)
+        factor = self._factor(mixed, names[3])
+        output = self._rounder.round(names[3], attention.o_proj.weight, factor)
         for i, values in enumerate(mixed):
             self._states[i] = self._states[i] + functional.linear(values, output)
 
@@ -125,32 +125,39 @@ class LayerCalibrator:
         stem = f"{self._prefix}.block_sparse_moe.experts.{index}"
         names = [f"{stem}.{part}.weight" for part in ("w1", "w2", "w3")]
         num_own = sum(len(states) for states, _, _ in parts)
-        is_starved = num_own < self._min_tokens
-        moments = self._moments((x * g for x, _, g in parts), names[0], names[2])
-        if is_starved and moments is not None:
-            moments = self._borrow(moments, num_own, normed)
-        w1 = self._rounder.round(names[0], expert.w1.weight, moments)
-        w3 = self._rounder.round(names[2], expert.w3.weight, moments)
+        inputs = (x * g for x, _, g in parts)
+        factor = self._expert_factor(inputs, num_own, normed, names[0], names[2])
+        w1 = self._rounder.round(names[0], expert.w1.weight, factor)
+        w3 = self._rounder.round(names[2], expert.w3.weight, factor)
 
         def hidden(x: Tensor) -> Tensor:
             return functional.silu(functional.linear(x, w1)) * functional.linear(x, w3)
 
-        moments = self._moments((hidden(x) * g for x, _, g in parts), names[1])
-        if is_starved and moments is not None:
-            moments = self._borrow(moments, num_own, (hidden(x) for x in normed))
-        w2 = self._rounder.round(names[1], expert.w2.weight, moments)
+        inputs = (hidden(x) * g for x, _, g in parts)
+        factor = self._expert_factor(inputs, num_own, (hidden(x) for x in normed), names[1])
+        w2 = self._rounder.round(names[1], expert.w2.weight, factor)
         for total, (x, places, g) in zip(sums, parts, strict=True):
             total.index_add_(0, places, functional.linear(hidden(x), w2).float() * g)
 
-    def _moments(self, inputs: Iterable[Tensor], *names: str) -> Tensor | None:
-        """Return the second moments of inputs where one of the weights needs them."""
+    def _factor(self, inputs: Iterable[Tensor], *names: str) -> Tensor | None:
+        """Return what rounding needs of inputs, where one of the weights needs it."""
         if not self._rounder.wants(*names):
             return None
-        return second_moments(inputs)
+        return self._rounder.factor(second_moments(inputs))
 
-    def _borrow(self, own: Tensor, num_own: int, inputs: Iterable[Tensor]) -> Tensor:
-        layer = second_moments(inputs)
-        return borrowed_moments(own, num_own=num_own, layer=layer, num_layer=self._text.num_tokens)
+    def _expert_factor(
+        self, own: Iterable[Tensor], num_own: int, layer: Iterable[Tensor], *names: str
+    ) -> Tensor | None:
+        """As ``_factor`` for an expert, which borrows from the layer's inputs if it is starved."""
+        if not self._rounder.wants(*names):
+            return None
+        moments = second_moments(own)
+        if num_own < self._min_tokens:
+            of_layer = second_moments(layer)
+            moments = borrowed_moments(
+                moments, num_own=num_own, layer=of_layer, num_layer=self._text.num_tokens
+            )
+        return self._rounder.factor(moments)
 
 
 def _tokens_of(expert: int, x: Tensor, routing_weights: Tensor, expert_ids: Tensor) -> Routed:

@@ -7,7 +7,7 @@ same experts) and weights. Perplexity can improve by luck; the divergence cannot
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.kernels import formats
 from mixtral.model import LanguageModel, Transformer
-from mixtral.quantization import QuantizationRecipe, is_low_bit
 
 _PARTS = {".experts.": "experts", ".self_attn.": "attention", "lm_head.": "lm_head"}
 
@@ -93,15 +92,15 @@ def compare_models(
     )
 
 
-def weight_errors(
-    model: Transformer, tensors: Iterable[tuple[str, Tensor]], recipe: QuantizationRecipe
-) -> dict[str, float]:
+def weight_errors(model: Transformer, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
     """Return the relative RMS error of the packed weights of each part.
 
     Args:
         model: The model in full precision.
         tensors: The quantised model's tensors; those that are not packed are passed over.
-        recipe: Its formats.
+
+    Raises:
+        ConfigError: A packed tensor has the size of no format.
     """
     error: dict[str, float] = {}
     size: dict[str, float] = {}
@@ -110,46 +109,13 @@ def weight_errors(
             continue
         weight_name = name.removesuffix("packed") + "weight"
         weight = model.get_parameter(weight_name).detach().double()
-        decoded = _decode(tensor, weight_name, recipe, tuple(weight.shape))
+        rows, cols = weight.shape
+        form = formats.format_of_packed(tensor, rows=rows, cols=cols)
+        decoded = formats.dequantize(tensor, form, rows=rows, cols=cols)
         part = next(part for mark, part in _PARTS.items() if mark in weight_name)
         error[part] = error.get(part, 0.0) + float((decoded - weight).square().sum())
         size[part] = size.get(part, 0.0) + float(weight.square().sum())
     return {part: math.sqrt(error[part] / size[part]) if size[part] else 0.0 for part in error}
-
-
-def decoded_tensors(
-    tensors: Iterable[tuple[str, Tensor]],
-    config: ModelConfig,
-    recipe: QuantizationRecipe,
-    *,
-    dtype: torch.dtype,
-) -> Iterator[tuple[str, Tensor]]:
-    """Turn packed tensors back into weights, for ``Transformer.from_tensors``.
-
-    Args:
-        tensors: The quantised model's tensors.
-        config: Its geometry; a tied head must be untied.
-        recipe: Its formats.
-        dtype: Type of all weights; bfloat16 rounds them once more.
-    """
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in Transformer(config).named_parameters()}
-    for name, tensor in tensors:
-        if not name.endswith(".packed"):
-            yield name, tensor.to(dtype)
-            continue
-        weight_name = name.removesuffix("packed") + "weight"
-        yield weight_name, _decode(tensor, weight_name, recipe, shapes[weight_name]).to(dtype)
-
-
-def _decode(
-    packed: Tensor, name: str, recipe: QuantizationRecipe, shape: tuple[int, ...]
-) -> Tensor:
-    form = recipe.format_of(name)
-    if not is_low_bit(form):
-        raise ConfigError(f"{name} is packed; recipe {recipe.name} says that it is {form}.")
-    rows, cols = shape
-    return formats.dequantize(packed, form, rows=rows, cols=cols)
 
 
 def _counted(sequence: Sequence[int], mask: Sequence[int] | None) -> Tensor:

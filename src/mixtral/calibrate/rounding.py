@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from mixtral.calibrate.compensation import quantize_compensated
+from mixtral.calibrate.compensation import inverse_factor, quantize_compensated
 from mixtral.kernels import formats
 from mixtral.quantization import QuantizationRecipe, is_low_bit
 
@@ -21,25 +21,29 @@ class Rounder:
     _done: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def wants(self, *names: str) -> bool:
-        """Whether any of these weights gets a low-bit format, so that moments are needed."""
+        """Whether any of these weights gets a low-bit format, so that its inputs matter."""
         return any(is_low_bit(self.recipe.format_of(name)) for name in names)
 
-    def round(self, name: str, weight: Tensor, moments: Tensor | None) -> Tensor:
+    def factor(self, moments: Tensor) -> Tensor:
+        """Return what ``round`` needs of inputs with these moments, [K, K]."""
+        return inverse_factor(moments, damping=self.damping)
+
+    def round(self, name: str, weight: Tensor, factor: Tensor | None) -> Tensor:
         """Round a weight and note it; return what the model computes with from here on.
 
         Args:
             name: Our name of the weight.
             weight: [N, K].
-            moments: Sum of x x^T over its inputs, [K, K], float32; None where not ``wants``.
+            factor: From ``factor`` for its inputs; None where not ``wants``.
 
         Returns:
             [N, K], dtype of ``weight``.
         """
         form = self.recipe.format_of(name)
-        if moments is None or not is_low_bit(form):
+        if factor is None or not is_low_bit(form):
             self._done.append((name, weight))
             return weight
-        packed = quantize_compensated(weight, moments, form, damping=self.damping)
+        packed = quantize_compensated(weight, factor, form)
         self._done.append((name.removesuffix("weight") + "packed", packed))
         rows, cols = weight.shape
         return formats.dequantize(packed, form, rows=rows, cols=cols).to(weight.dtype)

@@ -21,6 +21,7 @@ from mixtral.cli.console import spinner
 from mixtral.cli.fields import read_fields
 from mixtral.errors import InvalidRequest
 from mixtral.model_source import is_hub_id
+from mixtral.quantization import RECIPES
 
 if TYPE_CHECKING:
     from mixtral.engine import SamplingParams
@@ -51,7 +52,9 @@ def sampling_option(field: str, *, metavar: str | None = None, show_default: str
 ModelOption = Annotated[
     str,
     _model_option(
-        "--model", "-m", help="nano, a folder, a hub id, or random:8x7b for random weights."
+        "--model",
+        "-m",
+        help="nano, a folder, a .gguf file, a hub id, or random:8x7b for random weights.",
     ),
 ]
 LayersOption = Annotated[
@@ -60,6 +63,14 @@ LayersOption = Annotated[
 DTypeOption = Annotated[
     str | None,
     _model_option("--dtype", help=f"{', '.join(_DTYPES)}; without it, what is stored."),
+]
+QuantizationOption = Annotated[
+    str | None,
+    _model_option(
+        "--quantization",
+        "-q",
+        help=f"{', '.join(RECIPES)}: pack the weights while they are read; without it, as stored.",
+    ),
 ]
 DeviceOption = Annotated[
     str, _model_option("--device", help="cpu, cuda, or auto: cuda where there is one.")
@@ -73,6 +84,14 @@ class ModelOptions:
     model: ModelOption = "nano"
     layers: LayersOption = None
     dtype: DTypeOption = None
+    quantization: QuantizationOption = None
+    exact_activations: Annotated[
+        bool,
+        _model_option(
+            "--exact-activations",
+            help="Low-bit weights meet states of 16 bits instead of 8: slower prompts.",
+        ),
+    ] = False
     device: DeviceOption = "auto"
     max_model_len: Annotated[
         int | None,
@@ -111,6 +130,8 @@ class ModelOptions:
             return LLM(
                 name,
                 dtype=self.dtype,
+                quantization=self.quantization,
+                exact_activations=self.exact_activations,
                 device=self.device,
                 max_model_len=self.max_model_len,
                 layers=self.layers,

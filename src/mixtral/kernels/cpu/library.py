@@ -200,7 +200,12 @@ class CpuLibrary:
         size = self._library.mixtral_linear_workspace_bytes(tokens, weight.cols)
         workspace = x.new_empty(size // 4 + 1)
         self._library.mixtral_linear(
-            x.data_ptr(), tokens, ctypes.byref(weight), int(exact), out.data_ptr(), workspace.data_ptr()
+            x.data_ptr(),
+            tokens,
+            ctypes.byref(weight),
+            int(exact),
+            out.data_ptr(),
+            workspace.data_ptr(),
         )
         return out
 
