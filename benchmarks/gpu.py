@@ -29,24 +29,19 @@ from typing import Any
 
 import torch
 
-from mixtral.bench.contender import Contender, MixtralContender
+from mixtral.bench.contender import Contender, MixtralContender, Room
+from mixtral.bench.gate import Answer, check_agreement, record_answer
 from mixtral.bench.peer import TransformersContender, fuse_weights
 from mixtral.bench.probes import Prober
 from mixtral.bench.results import Ratio, Report, Result, Spread, write_json
 from mixtral.bench.session import describe_peer
-from mixtral.bench.steps import (
-    Answer,
-    Subject,
-    Workload,
-    check_agreement,
-    measure,
-    record_answer,
-)
+from mixtral.bench.steps import Subject, Workload, measure
 from mixtral.config import ModelConfig
 from mixtral.errors import Error, UnsupportedError
-from mixtral.loading import load_model, random_tensors, refuse_if_too_large, torch_dtype
-from mixtral.model import Transformer
+from mixtral.loading import load_model, refuse_if_too_large, torch_dtype
+from mixtral.model import LanguageModel, Transformer
 from mixtral.model_source import ModelSource, find_model
+from mixtral.random_weights import random_tensors
 
 PARITY_TYPES = ("float32", "bfloat16", "float16")
 DECODE_TOKENS = 64
@@ -142,13 +137,10 @@ def check_parity(run: Run) -> None:
         dtype = torch_dtype(name)
         source = ModelSource(name="parity", config=config, folder=None)
         model = load_model(source, dtype=name, device=run.device.type)
-        ours = MixtralContender(model, max_batch=1, max_tokens=64)
-        answer = record_answer(Subject.of(model, name="parity"), ours, max_tokens=64)
+        answer = _answer(_ours(model, name)(1, DECODE_TOKENS), config)
         wide = ((key, tensor.float()) for key, tensor in random_tensors(config, dtype=dtype))
-        reference = MixtralContender(
-            Transformer.from_tensors(config, wide), max_batch=1, max_tokens=64
-        )
-        gate = check_agreement(answer, reference, dtype)
+        exact = Transformer.from_tensors(config, wide)
+        gate = check_agreement(answer, _ours(exact, "float32")(1, DECODE_TOKENS))
         run.parity.append(
             {
                 "format": name,
@@ -187,7 +179,8 @@ def measure_ours(run: Run, prober: Prober) -> tuple[Subject, Answer]:
     model = load_model(run.source, dtype=run.dtype, device=run.device.type)
     _note_load(run, "mixtral", begin)
     asked = Subject.of(model, name=run.source.name)
-    answer = record_answer(asked, _ours(model)(1, 64), max_tokens=64)
+    make = _ours(model, run.dtype)
+    answer = _answer(make(1, DECODE_TOKENS), model.config)
     counts: dict[tuple[int, int, int], tuple[float, float]] = {}
 
     def count(prompts: Sequence[Any], answers: Sequence[Any]) -> tuple[float, float]:
@@ -198,7 +191,7 @@ def measure_ours(run: Run, prober: Prober) -> tuple[Subject, Answer]:
     def recall(prompts: Sequence[Any], answers: Sequence[Any]) -> tuple[float, float]:
         return counts[len(prompts), len(prompts[0]), len(answers[0])]
 
-    _measure(run, _renamed(asked, count), _ours(model), prober)
+    _measure(run, _renamed(asked, count), make, prober)
     return _renamed(asked, recall), answer
 
 
@@ -211,22 +204,29 @@ def measure_theirs(run: Run, subject: Subject, answer: Answer, prober: Prober) -
     )
     peer = TransformersContender(config, state)
     _note_load(run, "transformers", begin)
-    gate = check_agreement(answer, peer, subject.dtype)
+    gate = check_agreement(answer, peer)
     run.peer = describe_peer(peer, gate)
     run.say(f"gate passed: logits within {gate.relative_error:.1e} of transformers")
     # Only work that ours has done too has something to stand beside.
     _measure(run, subject, lambda batch, tokens: peer, prober)
 
 
-def _ours(model: Transformer) -> Factory:
-    return lambda batch, tokens: MixtralContender(model, max_batch=batch, max_tokens=tokens)
+def _ours(model: LanguageModel, format_name: str) -> Factory:
+    def make(batch: int, tokens: int) -> Contender:
+        room = Room(sequences=batch, tokens=tokens, slots=batch * tokens)
+        return MixtralContender(model, room, format_name=format_name)
+
+    return make
+
+
+def _answer(contender: Contender, config: ModelConfig) -> Answer:
+    return record_answer(contender, vocab_size=config.vocab_size, max_tokens=DECODE_TOKENS)
 
 
 def _renamed(subject: Subject, count: Callable[..., tuple[float, float]]) -> Subject:
     """The same subject with another way to count experts, and so without a hold on the model."""
     return Subject(
         config=subject.config,
-        dtype=subject.dtype,
         name=subject.name,
         threads=subject.threads,
         count_experts=count,
@@ -300,7 +300,7 @@ def _report(run: Run) -> dict[str, Any]:
     notes: dict[str, Any] = {"repeats": run.repeats, "seed": 0, "skipped": run.skipped}
     notes["seconds"] = time.perf_counter() - run.begin
     if run.peer is not None:
-        notes["peer"] = run.peer
+        notes["peers"] = [run.peer]
     report = Report(results=run.results, ratios=_ratios(run.results), notes=notes)
     values = report.to_json() | {"parity": run.parity, "loads": run.loads}
     if run.device.type == "cuda":

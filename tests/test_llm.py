@@ -205,6 +205,12 @@ def test_tools_and_formats_are_refused_not_ignored(llm: LLM) -> None:
         ({"model": "random:9x9b"}, ConfigError, "preset is '9x9b'"),
         ({"model": "random:nano", "layers": 0}, ConfigError, "num_hidden_layers is 0"),
         ({"model": "random:nano", "dtype": "int9"}, ConfigError, "dtype is 'int9'"),
+        ({"model": "nano", "kv_cache_dtype": "int4"}, ConfigError, "kv_cache_dtype is 'int4'"),
+        (
+            {"model": "nano", "dtype": "float32", "kv_cache_dtype": "int8"},
+            UnsupportedError,
+            "kv_cache_dtype is 'int8'",
+        ),
         ({"model": "nano", "quantization": "int5"}, ConfigError, "quantization is 'int5'"),
         (
             {"model": "nano", "quantization": "int4", "dtype": "float32"},

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mixtral.engine import SamplingParams
     from mixtral.llm import LLM
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LLM",

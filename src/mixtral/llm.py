@@ -57,6 +57,8 @@ class LLM:
         seed: Seed of random weights.
         tokenizer: ``v1``, ``v3``, or a tokenizer file; None looks beside the weights.
         kv_cache_gb: Size of the KV cache in GB; None fits it to the free memory.
+        kv_cache_dtype: int8 halves the memory of the context, where bfloat16 or low-bit weights
+            run on a CPU; None is bfloat16 there, and the dtype of the weights elsewhere.
         max_num_seqs: Most answers in one step.
         max_num_batched_tokens: Most tokens in one step; longer prompts run in chunks. None takes
             what is fastest for the model and device.
@@ -81,6 +83,7 @@ class LLM:
         seed: int = 0,
         tokenizer: str | Path | None = None,
         kv_cache_gb: float | None = None,
+        kv_cache_dtype: str | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class LLM:
             device=device,
             seed=seed,
             exact=exact_activations,
+            kv_dtype=kv_cache_dtype,
         )
         self.config: ModelConfig = self._model.config
         plan = plan_cache(

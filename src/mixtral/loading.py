@@ -55,6 +55,7 @@ def load_model(
     device: str = "cpu",
     seed: int = 0,
     exact: bool = False,
+    kv_dtype: str | None = None,
 ) -> LanguageModel:
     """Load a model, ready for inference.
 
@@ -69,6 +70,8 @@ def load_model(
         device: A torch device.
         seed: Seed of random weights.
         exact: Whether states meet packed weights with 16 bits instead of 8.
+        kv_dtype: int8 caches keys and values in 8 bits, where the model runs in C++; None keeps
+            bfloat16 there, and the dtype of the weights elsewhere.
 
     Raises:
         ConfigError: The dtype, quantization or device is unknown, or they do not go together.
@@ -82,10 +85,24 @@ def load_model(
             f"dtype is {dtype!r} and quantization is {quantization!r}; give one of them."
         )
     weights = _open_weights(source, dtype=dtype, recipe=recipe, where=where, seed=seed)
+    is_native = where.type == "cpu" and (
+        load_library() is not None
+        if weights.recipe is not None
+        else weights.dtype == torch.bfloat16
+        and _has_bf16_kernels()
+        and CpuTransformer.can_run(weights.config)
+    )
+    if is_native:
+        return CpuTransformer(
+            weights.config, weights.tensors, exact=exact, kv_dtype=kv_dtype or "bfloat16"
+        )
+    if kv_dtype not in (None, str(weights.dtype).removeprefix("torch.")):
+        raise UnsupportedError(
+            f"kv_cache_dtype is {kv_dtype!r}; {weights.dtype} weights on {where} cache keys and "
+            "values in their own dtype. Leave it out, or use bfloat16 or low-bit weights on a CPU."
+        )
     if weights.recipe is None:
         return _dense_model(weights, where)
-    if where.type == "cpu" and load_library() is not None:
-        return CpuTransformer(weights.config, weights.tensors, exact=exact)
     logger.warning(
         "the low-bit weights are unpacked to bfloat16, because %s",
         "the C++ library is not built here" if where.type == "cpu" else f"{where} has no kernels",
@@ -185,8 +202,6 @@ def _refuse_changes(
 
 
 def _dense_model(weights: _Weights, where: torch.device) -> LanguageModel:
-    if where.type == "cpu" and weights.dtype == torch.bfloat16 and _has_bf16_kernels():
-        return CpuTransformer(weights.config, weights.tensors)
     model = Transformer.from_tensors(weights.config, weights.tensors, where)
     # torch's grouped matmul takes bfloat16 alone, and older versions do not have it.
     can_group = weights.dtype == torch.bfloat16 and hasattr(functional, "grouped_mm")

@@ -1,108 +1,39 @@
-"""Benchmarks measure the engine itself, refuse a wrong peer, and write what the contract says."""
+"""Benchmarks measure the engine itself, and write what the contract says."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from mixtral.bench.contender import Contender, MixtralContender, Room, stored_tensors
+from mixtral.bench.contender import stored_tensors
 from mixtral.bench.counts import count_experts_per_step, count_operations
-from mixtral.bench.gate import check_agreement, record_answer
-from mixtral.bench.load import LoadOptions, measure_load
+from mixtral.bench.load import LoadOptions
 from mixtral.bench.moe import MoeOptions, measure_moe
 from mixtral.bench.named_model import ModelOptions
-from mixtral.bench.peer import TransformersContender, fuse_weights, share_weights
 from mixtral.bench.probes import Prober
-from mixtral.bench.results import Report, Spread, write_json
+from mixtral.bench.results import Spread, write_json
 from mixtral.bench.session import StepOptions, measure_steps
 from mixtral.bench.steps import Workload
-from mixtral.bench.table import load_table, step_table
+from mixtral.bench.table import step_table
 from mixtral.bench.weights import StepWeights
 from mixtral.checkpoint import quantize_checkpoint, write_checkpoint
 from mixtral.checkpoint.gguf import convert_to_gguf
 from mixtral.config import ModelConfig
-from mixtral.errors import CheckpointError, ConfigError, EngineError, UnsupportedError
+from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
-from mixtral.model import CpuTransformer, LanguageModel, Transformer
-from mixtral.model_source import find_model
+from mixtral.model import LanguageModel, Transformer
 from mixtral.quantization import RECIPES
-from mixtral.random_weights import random_packed_tensors, random_tensors
-
-RESULT_FIELDS = {
-    "work",
-    "engine",
-    "model",
-    "layers",
-    "format",
-    "batch",
-    "prompt_tokens",
-    "new_tokens",
-    "threads",
-    "tokens_per_s",
-    "step_ms",
-    "weight_bytes_per_step",
-    "bandwidth_fraction",
-    "peak_fraction",
-    "peak_rss_bytes",
-    "probes",
-}
-CONFIG = ModelConfig(
-    vocab_size=256,
-    hidden_size=64,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    num_local_experts=4,
-    max_position_embeddings=128,
+from mixtral.random_weights import random_tensors
+from tests.bench.bench_for_tests import (
+    CONFIG,
+    RESULT_FIELDS,
+    contender,
+    needs_library,
+    options,
+    packed_model,
+    tiny_model,
 )
-
-
-@pytest.fixture(scope="module")
-def prober() -> Prober:
-    return Prober(read_bytes=1 << 20, matrix_size=64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Two threads on tiny matrices wait for each other whenever the machine is busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-ROOM = Room(sequences=3, tokens=64, slots=192)
-
-
-def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Transformer:
-    return Transformer.from_tensors(CONFIG, random_tensors(CONFIG, dtype=dtype, seed=seed))
-
-
-def packed_model(recipe: str = "int4") -> CpuTransformer:
-    return CpuTransformer(CONFIG, random_packed_tensors(CONFIG, RECIPES[recipe]))
-
-
-def contender(model: LanguageModel, format_name: str = "float32") -> MixtralContender:
-    return MixtralContender(model, ROOM, format_name=format_name)
-
-
-def options(work: str, *, batches: tuple[int, ...] = (1,), **changes: Any) -> StepOptions:
-    return StepOptions(
-        model=ModelOptions(name="random:nano", layers=1, threads=1, **changes),
-        workloads=[
-            Workload(work=work, batch=batch, prompt_tokens=8, new_tokens=2)  # type: ignore[arg-type]
-            for batch in batches
-        ],
-        repeats=2,
-    )
-
-
-needs_library = pytest.mark.skipif(load_library() is None, reason="the C++ library is not built")
 
 
 def test_probes_are_positive_and_repeatable(prober: Prober) -> None:
@@ -271,153 +202,6 @@ def test_operations_of_a_prompt_are_those_of_its_matrices() -> None:
     attention = CONFIG.num_hidden_layers * 2 * 6 * CONFIG.num_attention_heads * CONFIG.head_dim
     counted = count_operations(CONFIG, batch=2, new_tokens=3, context_tokens=3)
     assert counted == 2 * 2 * (3 * matrices + head + attention)
-
-
-def answer_of(model: LanguageModel) -> Any:
-    return record_answer(contender(model), vocab_size=CONFIG.vocab_size, max_tokens=64)
-
-
-def test_gate_refuses_a_peer_with_other_weights() -> None:
-    answer = answer_of(tiny_model())
-    with pytest.raises(EngineError, match="disagree"):
-        check_agreement(answer, contender(tiny_model(seed=1)))
-    gate = check_agreement(answer, contender(tiny_model()))
-    assert gate.passes
-    assert gate.correlation == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("format_name", ["q4_0", "q8_0"])
-def test_even_the_coarsest_gate_refuses_other_weights(format_name: str) -> None:
-    answer = answer_of(tiny_model())
-    with pytest.raises(EngineError, match="nothing was timed"):
-        check_agreement(answer, contender(tiny_model(seed=1), format_name))
-
-
-def test_gate_refuses_logits_that_are_not_numbers() -> None:
-    answer = answer_of(tiny_model())
-    answer.logits.fill_(float("nan"))
-    with pytest.raises(EngineError, match="disagree"):
-        check_agreement(answer, contender(tiny_model()))
-
-
-def test_nothing_is_timed_when_the_peer_is_wrong(prober: Prober) -> None:
-    def make_wrong(model: LanguageModel, room: Room) -> tuple[LanguageModel, Contender]:
-        tensors = random_tensors(model.config, dtype=torch.bfloat16, seed=7)
-        other = Transformer.from_tensors(model.config, tensors)
-        return model, MixtralContender(other, room, format_name="bfloat16")
-
-    timed: list[None] = []
-    with pytest.raises(EngineError, match="nothing was timed"):
-        measure_steps(
-            options("prefill"),
-            peers=[make_wrong],
-            prober=prober,
-            on_repeat=lambda: timed.append(None),
-        )
-    assert not timed
-
-
-def test_right_peers_get_results_and_a_ratio_each(prober: Prober) -> None:
-    def make_same(model: LanguageModel, room: Room) -> tuple[LanguageModel, Contender]:
-        return model, MixtralContender(model, room, format_name="bfloat16")
-
-    report = measure_steps(
-        options("decode", batches=(2,)), peers=[make_same, make_same], prober=prober
-    )
-    assert len(report.results) == 3
-    assert [(r.work, r.batch) for r in report.ratios] == [("decode", 2)] * 2
-    assert report.ratios[0].tokens_per_s.min > 0
-    assert [peer["logits_relative_error"] for peer in report.notes["peers"]] == [0, 0]
-
-
-def test_transformers_agrees_on_shared_weights() -> None:
-    pytest.importorskip("transformers", minversion="5", reason="the peer is not installed")
-    model = tiny_model()
-    ours = contender(model)
-    before = ours.logits([1, 2, 3])
-    same, state = share_weights(model)
-    peer = TransformersContender(CONFIG, state)
-    assert same is model
-    assert torch.equal(ours.logits([1, 2, 3]), before)
-    assert check_agreement(answer_of(model), peer).relative_error < 1e-5
-    assert peer.weights == ours.weights
-    prompts = [[1, 2, 3], [4, 5, 6]]
-    assert peer.run(prompts, 4).token_ids == ours.run(prompts, 4).token_ids
-    w1 = model.get_parameter("model.layers.1.block_sparse_moe.experts.2.w1.weight")
-    fused = state["model.layers.1.mlp.experts.gate_up_proj"]
-    assert w1.data_ptr() == fused[2].data_ptr()
-
-
-@needs_library
-def test_the_cpp_model_shares_its_weights_with_transformers() -> None:
-    tensors = random_tensors(CONFIG, dtype=torch.bfloat16)
-    model = CpuTransformer(CONFIG, tensors)
-    before = model.whole_logits([1, 2, 3])
-    shared, state = share_weights(model)
-    assert isinstance(shared, CpuTransformer)
-    assert torch.equal(shared.whole_logits([1, 2, 3]), before)
-    w3 = shared.tensors["model.layers.1.block_sparse_moe.experts.2.w3.weight"]
-    fused = state["model.layers.1.mlp.experts.gate_up_proj"]
-    assert w3.data_ptr() == fused[2, CONFIG.intermediate_size :].data_ptr()
-
-
-def test_fused_weights_are_the_shared_ones() -> None:
-    shared = share_weights(tiny_model())[1]
-    fused = fuse_weights(CONFIG, random_tensors(CONFIG, dtype=torch.float32))
-    assert shared.keys() == fused.keys()
-    assert all(torch.equal(shared[name], fused[name]) for name in shared)
-
-
-def test_a_dense_model_has_no_peer() -> None:
-    pytest.importorskip("transformers", minversion="5", reason="the peer is not installed")
-    dense = CONFIG.replace(num_local_experts=0, num_experts_per_tok=0)
-    with pytest.raises(UnsupportedError, match="experts"):
-        TransformersContender(dense, {"model.norm.weight": torch.ones(1)})
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bench") / "tiny"
-    write_checkpoint(path, CONFIG, random_tensors(CONFIG, dtype=torch.bfloat16), layout="hf")
-    return path
-
-
-def loaded(path: Path, prober: Prober, **changes: Any) -> dict[str, Any]:
-    wanted = LoadOptions(name="tiny", repeats=1, prompt_tokens=4, **changes)
-    result = measure_load(find_model(str(path)), prober, wanted)
-    report = Report(results=[result], notes={"repeats": 1})
-    assert load_table(report).row_count == 1
-    values: dict[str, Any] = report.to_json()["results"][0]
-    return values
-
-
-def test_load_is_measured_in_a_process_of_its_own(prober: Prober, folder: Path) -> None:
-    values = loaded(folder, prober)
-    assert set(values) == RESULT_FIELDS | {"load"}
-    stored = 2 * CONFIG.num_parameters
-    load = values["load"]
-    assert load["checkpoint_bytes"] == values["weight_bytes_per_step"] == stored
-    assert load["page_cache"] == "warm"
-    times = [load[name]["min"] for name in ("process_s", "first_token_s", "construct_s")]
-    assert times == sorted(times, reverse=True)
-    assert min(*times, load["prefill_s"]["min"]) > 0
-
-
-@needs_library
-def test_load_takes_packed_folders_gguf_files_and_recipes(
-    prober: Prober, folder: Path, tmp_path: Path
-) -> None:
-    quantize_checkpoint(folder, tmp_path / "packed", RECIPES["int4"])
-    convert_to_gguf(folder, tmp_path / "m.gguf", quantization="q8_0")
-    assert loaded(tmp_path / "packed", prober)["format"] == "int4"
-    assert loaded(tmp_path / "m.gguf", prober)["format"] == "bfloat16"
-    assert loaded(folder, prober, quantization="int3")["format"] == "int3"
-
-
-def test_a_folder_that_cannot_be_loaded_is_an_error(prober: Prober, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_hf()))
-    with pytest.raises(CheckpointError):
-        loaded(tmp_path, prober)
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -118,6 +118,24 @@ def test_decoding_in_a_batch_gives_the_bits_of_one_whole_pass(
         assert torch.equal(model.step(lay_out(parts), cache)[1], whole[place])
 
 
+@pytest.mark.parametrize("geometry", ["grouped heads", "sliding window", "dense"])
+def test_int8_cache_halves_the_memory_and_keeps_the_bits_of_batches(geometry: str) -> None:
+    config = GEOMETRIES[geometry].replace(head_dim=64)
+    wide, _ = model_pair(config, "int8")
+    narrow = CpuTransformer(wide.config, wide.tensors.items(), exact=True, kv_dtype="int8")
+    size = {"num_blocks": 20, "block_size": 16}
+    assert narrow.cache_bytes(**size) / wide.cache_bytes(**size) == (64 + 4) / 128
+    ids = some_ids(config, 100)
+    whole = narrow.whole_logits(ids)
+    assert 1e-4 < errors(whole, wide.whole_logits(ids)).median() < 2e-2
+    cache = narrow.new_cache(**size)
+    table = [4, 1, 18, 3, 9, 0, 2]
+    narrow.step(lay_out([(ids, 0, 50, table)]), cache)
+    for place in range(50, 100):
+        step = narrow.step(lay_out([(ids, place, place + 1, table)]), cache)
+        assert torch.equal(step[0], whole[place])
+
+
 def test_long_sequences_run_in_pieces_with_the_same_bits() -> None:
     config = tiny_config(max_position_embeddings=2048)
     model, _ = model_pair(config, "int4", exact=False)

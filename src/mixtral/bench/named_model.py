@@ -7,7 +7,7 @@ import torch
 from mixtral.bench.contender import is_packed
 from mixtral.checkpoint import open_checkpoint
 from mixtral.loading import find_or_download, load_model
-from mixtral.model import LanguageModel
+from mixtral.model import CpuTransformer, LanguageModel
 from mixtral.model_source import ModelSource
 
 
@@ -59,9 +59,16 @@ class ModelOptions:
             device=self.device,
             seed=self.seed,
         )
+        return model, self._format_of(model, source)
+
+    def _format_of(self, model: LanguageModel, source: ModelSource) -> str:
         # Where nothing can run packed weights, they were unpacked.
         recipe = self.quantization or _stored_recipe(source) if is_packed(model) else None
-        return model, recipe or str(model.dtype).removeprefix("torch.")
+        if recipe is not None:
+            return recipe
+        # The dtype of that one is the cache's.
+        dtype = torch.bfloat16 if isinstance(model, CpuTransformer) else model.dtype
+        return str(dtype).removeprefix("torch.")
 
 
 def _stored_recipe(source: ModelSource) -> str | None:

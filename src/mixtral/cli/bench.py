@@ -21,11 +21,11 @@ from mixtral.cli.options import (
     DTypeOption,
     LayersOption,
     ModelOption,
+    QuantizationOption,
     grouped_options,
 )
 from mixtral.errors import ConfigError
 from mixtral.machine import num_usable_cpus
-from mixtral.quantization import RECIPES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,14 +107,7 @@ class WeightOptions:
     model: ModelOption = "nano"
     layers: LayersOption = None
     dtype: DTypeOption = None
-    quantization: Annotated[
-        str | None,
-        typer.Option(
-            "--quantization",
-            help=f"{', '.join(RECIPES)}: pack the weights; without it, what is stored.",
-            rich_help_panel="Model",
-        ),
-    ] = None
+    quantization: QuantizationOption = None
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Seed of random weights and of the prompts.")
     ] = 0
@@ -251,12 +244,7 @@ def moe(
 def load(
     common: CommonOptions,
     model: ModelOption = "nano",
-    quantization: Annotated[
-        str | None,
-        typer.Option(
-            "--quantization", help=f"{', '.join(RECIPES)}: pack the weights as they are loaded."
-        ),
-    ] = None,
+    quantization: QuantizationOption = None,
     prompt_tokens: PromptOption = 16,
     is_cold: Annotated[
         bool,

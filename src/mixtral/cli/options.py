@@ -109,6 +109,12 @@ class ModelOptions:
         float | None,
         _model_option("--kv-cache-gb", help="Size of the KV cache; without it, as memory allows."),
     ] = None
+    kv_cache_dtype: Annotated[
+        str | None,
+        _model_option(
+            "--kv-cache-dtype", help="int8 halves the memory of the context; without it, bfloat16."
+        ),
+    ] = None
     weights_seed: Annotated[
         int, _model_option("--weights-seed", help="Seed of random weights.")
     ] = 0
@@ -138,6 +144,7 @@ class ModelOptions:
                 seed=self.weights_seed,
                 tokenizer=self.tokenizer,
                 kv_cache_gb=self.kv_cache_gb,
+                kv_cache_dtype=self.kv_cache_dtype,
                 max_num_seqs=max_num_seqs,
             )
 

@@ -26,6 +26,8 @@ from mixtral.model.router_trace import RouterTrace
 # Larger steps are cut: their states would take memory and make nothing faster.
 _MAX_STEP_TOKENS = 512
 _CACHE_TILE = 16
+KV_DTYPES = ("bfloat16", "int8")
+"""How keys and values can be cached."""
 _MAX_HEAD_DIM = 512
 
 
@@ -61,6 +63,8 @@ class CpuTransformer:
             They are kept, not copied. A tied head may be left out.
         exact: Whether states meet packed weights with 16 bits instead of 8, at half the speed of
             prefill.
+        kv_dtype: How keys and values are cached, ``bfloat16`` or ``int8`` with one scale per token
+            and head.
 
     Raises:
         CheckpointError: A name is unknown, missing or twice there, or a tensor has a wrong shape.
@@ -68,7 +72,12 @@ class CpuTransformer:
     """
 
     def __init__(
-        self, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], *, exact: bool = False
+        self,
+        config: ModelConfig,
+        tensors: Iterable[tuple[str, Tensor]],
+        *,
+        exact: bool = False,
+        kv_dtype: str = "bfloat16",
     ) -> None:
         library = load_library()
         if library is None:
@@ -76,15 +85,26 @@ class CpuTransformer:
                 "low-bit weights need the C++ library on the CPU, which is not built here; install "
                 "the package again where a C++ compiler is at hand."
             )
-        if config.head_dim > _MAX_HEAD_DIM:
+        if not self.can_run(config):
             raise UnsupportedError(
-                f"head_dim is {config.head_dim}; the CPU kernels go up to {_MAX_HEAD_DIM}."
+                f"head_dim is {config.head_dim}; the CPU kernels take multiples of 4 up to "
+                f"{_MAX_HEAD_DIM}. Use dtype='float32', which PyTorch runs."
+            )
+        if kv_dtype not in KV_DTYPES:
+            raise ConfigError(
+                f"kv_cache_dtype is {kv_dtype!r}; it must be one of {', '.join(KV_DTYPES)}."
             )
         self.config = config
         self._library = library
         self._tensors = _Weights(config, tensors)
         self._workspace = np.empty(0, dtype=np.uint8)
+        self._kv_dtype = kv_dtype
         self._model = self._describe(exact)
+
+    @staticmethod
+    def can_run(config: ModelConfig) -> bool:
+        """Whether the kernels have this geometry."""
+        return config.head_dim <= _MAX_HEAD_DIM and config.head_dim % 4 == 0
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +114,7 @@ class CpuTransformer:
     @property
     def dtype(self) -> torch.dtype:
         """Type of cached keys and values."""
-        return torch.bfloat16
+        return torch.int8 if self._kv_dtype == "int8" else torch.bfloat16
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -263,6 +283,7 @@ class CpuTransformer:
             window=config.sliding_window or 0,
             eps=config.rms_norm_eps,
             exact=int(exact),
+            kv_int8=int(self._kv_dtype == "int8"),
             frequencies=self._frequencies.data_ptr(),
             embedding=weights.matrix("model.embed_tokens").data,
             norm=weights.floats("model.norm"),

@@ -37,6 +37,7 @@ class Model(ctypes.Structure):
         *[(name, _INT) for name in ("experts", "experts_per_token", "window")],
         ("eps", ctypes.c_double),
         ("exact", _INT),
+        ("kv_int8", _INT),
         *[(name, _POINTER) for name in ("frequencies", "embedding", "norm")],
         ("head", Weight),
         ("layer", _POINTER),

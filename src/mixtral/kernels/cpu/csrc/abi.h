@@ -8,7 +8,7 @@
 
 #include "model.h"
 
-#define MIXTRAL_ABI_VERSION 3
+#define MIXTRAL_ABI_VERSION 4
 #define MIXTRAL_API extern "C" __attribute__((visibility("default")))
 
 MIXTRAL_API int mixtral_abi_version();

@@ -25,6 +25,7 @@ struct MixtralModel {
     int64_t window;                      // tokens that a position sees; 0: all
     double eps;
     int64_t exact;                // 1: two int8 rows for every token state, about 16 bits
+    int64_t kv_int8;              // 1: keys and values are cached in int8, else in bfloat16
     const float* frequencies;     // [head_dim / 2]
     const uint16_t* embedding;    // [vocab, hidden], bfloat16
     const float* norm;            // [hidden]

@@ -10,8 +10,6 @@
 
 namespace {
 
-constexpr int64_t kMaxHeadDim = 512;
-
 struct Workspace {
     float *x, *normed, *qkv, *attended, *cosines, *sines, *logits;
     uint8_t *states, *heads, *last;
@@ -82,7 +80,7 @@ inline void make_rotary(const MixtralModel& m, const MixtralBatch& b, const Work
 }
 
 inline CacheLayer cache_layer(const MixtralModel& m, const MixtralBatch& b, int64_t layer) {
-    CacheLayer cache = {nullptr, nullptr, m.kv_heads, m.head_dim};
+    CacheLayer cache = {nullptr, nullptr, m.kv_heads, m.head_dim, m.kv_int8 ? 4 : 2};
     const int64_t tiles = b.cache_slots / kTileTokens16 * m.kv_heads;
     const int64_t key_bytes = tiles * cache.key_tile_bytes();
     const int64_t layer_bytes = key_bytes + tiles * cache.value_tile_bytes();
@@ -92,7 +90,7 @@ inline CacheLayer cache_layer(const MixtralModel& m, const MixtralBatch& b, int6
 }
 
 inline int64_t cache_bytes_per_slot(const MixtralModel& m) {
-    const CacheLayer cache = {nullptr, nullptr, m.kv_heads, m.head_dim};
+    const CacheLayer cache = {nullptr, nullptr, m.kv_heads, m.head_dim, m.kv_int8 ? 4 : 2};
     return m.layers * m.kv_heads * (cache.key_tile_bytes() + cache.value_tile_bytes()) /
            kTileTokens16;
 }
@@ -166,7 +164,7 @@ inline void attend_all(const MixtralModel& m, const MixtralBatch& b, const Works
                         queries.position[queries.rows++] = b.positions[t];
                     }
                 }
-                attend(queries, cache, group, table, m.window);
+                (m.kv_int8 ? attend<4> : attend<2>)(queries, cache, group, table, m.window);
             }
         }
     });
