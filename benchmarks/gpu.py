@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from mixtral.bench.contender import Contender, MixtralContender, Room
-from mixtral.bench.gate import Answer, check_agreement, record_answer
+from mixtral.bench.gate import Answer, check_agreement, gate_prompt, record_answer
 from mixtral.bench.peer import TransformersContender, fuse_weights
 from mixtral.bench.probes import Prober
 from mixtral.bench.results import Ratio, Report, Result, Spread, write_json
@@ -220,7 +220,8 @@ def _ours(model: LanguageModel, format_name: str) -> Factory:
 
 
 def _answer(contender: Contender, config: ModelConfig) -> Answer:
-    return record_answer(contender, vocab_size=config.vocab_size, max_tokens=DECODE_TOKENS)
+    prompt = gate_prompt(vocab_size=config.vocab_size, max_tokens=DECODE_TOKENS)
+    return record_answer(contender, prompt)
 
 
 def _renamed(subject: Subject, count: Callable[..., tuple[float, float]]) -> Subject:

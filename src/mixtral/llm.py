@@ -325,6 +325,18 @@ def _find_tokenizer(
     return load_tokenizer(version, vocab_size=vocab_size)
 
 
+def find_tokenizer(source: ModelSource) -> Tokenizer:
+    """Return the tokenizer of a model.
+
+    Raises:
+        TokenizerError: It has none, or its files are wrong.
+    """
+    found = _find_tokenizer(source, None)
+    if isinstance(found, TokenizerError):
+        raise found
+    return found
+
+
 def _listed(prompts: str | Iterable[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]

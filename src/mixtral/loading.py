@@ -19,7 +19,7 @@ from mixtral.checkpoint import (
     verify_checkpoint,
 )
 from mixtral.config import BYTES_PER_ELEMENT, DType, ModelConfig
-from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
 from mixtral.kernels.formats import dequantize, format_of_packed
 from mixtral.machine import available_memory_bytes
@@ -110,6 +110,26 @@ def load_model(
     refuse_if_too_large(weights.config, "bfloat16", where)
     unpacked = unpacked_tensors(weights.tensors, weights.config)
     return Transformer.from_tensors(weights.config, unpacked, where)
+
+
+def load_transformer(source: ModelSource, *, dtype: str | None = None) -> Transformer:
+    """Load unquantised weights as the PyTorch model, on the CPU; mapped where they can be.
+
+    Args:
+        source: Where the weights come from.
+        dtype: float32, bfloat16 or float16; None keeps what is stored.
+
+    Raises:
+        UnsupportedError: The weights do not fit into memory.
+        CheckpointError: A file is wrong, or the weights are packed.
+    """
+    where = torch.device("cpu")
+    weights = _open_weights(source, dtype=dtype, recipe=None, where=where, seed=0)
+    if weights.recipe is not None:
+        raise CheckpointError(
+            f"{source.name} is packed as {weights.recipe.name}; start from the unquantized weights."
+        )
+    return Transformer.from_tensors(weights.config, weights.tensors, where)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

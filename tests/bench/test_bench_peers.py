@@ -1,13 +1,14 @@
 """A peer must agree before anything is timed, and then stands beside the engine."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from mixtral.bench.contender import Contender, MixtralContender, Room
-from mixtral.bench.gate import check_agreement, record_answer
+from mixtral.bench.contender import MixtralContender, Room
+from mixtral.bench.gate import Peer, check_agreement, check_rounding, gate_prompt, record_answer
 from mixtral.bench.peer import TransformersContender, fuse_weights, share_weights
 from mixtral.bench.probes import Prober
 from mixtral.bench.session import measure_steps
@@ -16,18 +17,18 @@ from mixtral.model import CpuTransformer, LanguageModel, Transformer
 from mixtral.random_weights import random_tensors
 from tests.bench.bench_for_tests import CONFIG, contender, needs_library, options, tiny_model
 
+PROMPT = gate_prompt(vocab_size=CONFIG.vocab_size, max_tokens=64)
+
 
 def answer_of(model: LanguageModel) -> Any:
-    return record_answer(contender(model), vocab_size=CONFIG.vocab_size, max_tokens=64)
+    return record_answer(contender(model), PROMPT)
 
 
 def test_gate_refuses_a_peer_with_other_weights() -> None:
     answer = answer_of(tiny_model())
     with pytest.raises(EngineError, match="disagree"):
         check_agreement(answer, contender(tiny_model(seed=1)))
-    gate = check_agreement(answer, contender(tiny_model()))
-    assert gate.passes
-    assert gate.correlation == pytest.approx(1.0)
+    assert check_agreement(answer, contender(tiny_model())).passes
 
 
 @pytest.mark.parametrize("format_name", ["q4_0", "q8_0"])
@@ -44,11 +45,28 @@ def test_gate_refuses_logits_that_are_not_numbers() -> None:
         check_agreement(answer, contender(tiny_model()))
 
 
+def test_a_peer_with_rounded_weights_must_have_ours() -> None:
+    answer = answer_of(tiny_model())
+    generator = torch.Generator().manual_seed(0)
+    rounded = (
+        (name, tensor + 0.05 * tensor.std() * torch.randn(tensor.shape, generator=generator))
+        for name, tensor in random_tensors(CONFIG, dtype=torch.float32)
+        if tensor.dim() == 2
+    )
+    norms = [(n, t) for n, t in random_tensors(CONFIG, dtype=torch.float32) if t.dim() == 1]
+    near = Transformer.from_tensors(CONFIG, [*rounded, *norms])
+    assert check_rounding(answer, answer_of(near)) > 0.9
+    with pytest.raises(EngineError, match="are not ours"):
+        check_rounding(answer, answer_of(tiny_model(seed=1)))
+
+
 def test_nothing_is_timed_when_the_peer_is_wrong(prober: Prober) -> None:
-    def make_wrong(model: LanguageModel, room: Room) -> tuple[LanguageModel, Contender]:
+    def make_wrong(
+        model: LanguageModel, room: Room, prompt: Sequence[int]
+    ) -> tuple[LanguageModel, Peer]:
         tensors = random_tensors(model.config, dtype=torch.bfloat16, seed=7)
         other = Transformer.from_tensors(model.config, tensors)
-        return model, MixtralContender(other, room, format_name="bfloat16")
+        return model, Peer(contender=MixtralContender(other, room, format_name="bfloat16"))
 
     timed: list[None] = []
     with pytest.raises(EngineError, match="nothing was timed"):
@@ -62,8 +80,10 @@ def test_nothing_is_timed_when_the_peer_is_wrong(prober: Prober) -> None:
 
 
 def test_right_peers_get_results_and_a_ratio_each(prober: Prober) -> None:
-    def make_same(model: LanguageModel, room: Room) -> tuple[LanguageModel, Contender]:
-        return model, MixtralContender(model, room, format_name="bfloat16")
+    def make_same(
+        model: LanguageModel, room: Room, prompt: Sequence[int]
+    ) -> tuple[LanguageModel, Peer]:
+        return model, Peer(contender=MixtralContender(model, room, format_name="bfloat16"))
 
     report = measure_steps(
         options("decode", batches=(2,)), peers=[make_same, make_same], prober=prober

@@ -1,8 +1,9 @@
 """llama.cpp on the weights of our model, as a contender, through llama-cpp-python.
 
 The weights are written to a temporary GGUF file, in a format of llama.cpp (Q4_0, Q8_0, BF16 or
-F16); packed ones are unpacked on the way, so the peer has our very weights, rounded once more. The
-file is gone as soon as it is loaded: what is mapped stays until the process ends.
+F16); packed ones are unpacked on the way, so the peer has our very weights, rounded once more. Our
+own engine reads the file too, in bfloat16, and answers the prompt of the gate: llama.cpp must agree
+with that. The file is gone as soon as both have it: what is mapped stays until the process ends.
 
 The peer runs as its own benchmark programs run it: library defaults (memory map, repacked weights,
 flash attention where it chooses), 512 tokens per batch, and a context of just the sequences and
@@ -23,13 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixtral.bench.contender import Room, TimedRun, plain_tensors, stored_tensors
+from mixtral.bench.contender import (
+    MixtralContender,
+    Room,
+    TimedRun,
+    plain_tensors,
+    stored_tensors,
+)
+from mixtral.bench.gate import GATE_TOKENS, Answer, Peer, record_answer
 from mixtral.bench.weights import StepWeights
 from mixtral.checkpoint.gguf import GgufQuantization, gguf_bytes, write_gguf
 from mixtral.config import ModelConfig
 from mixtral.errors import EngineError, UnsupportedError
 from mixtral.gguf_file import read_gguf
+from mixtral.loading import load_model
 from mixtral.model import LanguageModel
+from mixtral.model_source import find_model
 
 _BATCH_TOKENS = 512
 # Contexts are cut into pieces of this size; a smaller one is rounded up by llama.cpp itself.
@@ -216,23 +226,26 @@ BeginBar = Callable[[str, int], Callable[[int], None]]
 def llama_cpp_peer(
     model: LanguageModel,
     room: Room,
+    prompt: Sequence[int],
     *,
     quantization: GgufQuantization | None = None,
     begin_bar: BeginBar = lambda text, total: lambda count: None,
-) -> tuple[LanguageModel, LlamaCppContender]:
+) -> tuple[LanguageModel, Peer]:
     """Put llama.cpp beside our model, on its weights in one of GGUF's formats.
 
     Args:
         model: Ours.
         room: What the peer must hold.
+        prompt: The gate's prompt, for the reference.
         quantization: How the peer holds the matrices; None takes the format nearest to ours.
         begin_bar: Shows how far the file is written, in bytes.
 
     Returns:
-        The model, as it was, and the peer.
+        The model, as it was, and the peer with its reference.
 
     Raises:
-        UnsupportedError: llama-cpp-python is not installed.
+        UnsupportedError: llama-cpp-python is not installed, or the reference does not fit into
+            memory.
         CheckpointError: The temporary file cannot be written.
         EngineError: llama.cpp does not load it.
     """
@@ -250,9 +263,17 @@ def llama_cpp_peer(
             tokenizer_version=None,
             on_bytes=begin_bar(f"writing {quantization} for llama.cpp", total),
         )
+        reference = _answer_from(file, prompt)
         threads = torch.get_num_threads()
         peer = LlamaCppContender(file, config, room, threads=threads, quantization=quantization)
-    return model, peer
+    return model, Peer(contender=peer, reference=reference)
+
+
+def _answer_from(file: Path, prompt: Sequence[int]) -> Answer:
+    """Ask our own engine, in bfloat16, over the weights of a GGUF file."""
+    room = Room(sequences=1, tokens=GATE_TOKENS, slots=GATE_TOKENS)
+    model = load_model(find_model(str(file)), dtype="bfloat16")
+    return record_answer(MixtralContender(model, room, format_name="bfloat16"), prompt)
 
 
 def nearest_format(model: LanguageModel) -> GgufQuantization:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mixtral.bench.contender import Room, TimedRun, is_packed, plain_tensors, stored_tensors
+from mixtral.bench.gate import Peer
 from mixtral.bench.weights import StepWeights
 from mixtral.config import ModelConfig
 from mixtral.errors import UnsupportedError
@@ -122,13 +123,14 @@ class TransformersContender:
 
 
 def transformers_peer(
-    model: LanguageModel, room: Room
-) -> tuple[LanguageModel, TransformersContender]:
+    model: LanguageModel, room: Room, prompt: Sequence[int]
+) -> tuple[LanguageModel, Peer]:
     """Put transformers beside our model.
 
     Args:
         model: Ours.
-        room: What the peer must hold; it grows as it needs.
+        room: What the peer must hold; this one grows as it needs.
+        prompt: The gate's prompt; not needed, because both have the same weights.
 
     Returns:
         The model to go on with, which may share its memory with the peer; and the peer.
@@ -139,9 +141,9 @@ def transformers_peer(
     _import_transformers()
     if is_packed(model):
         state = fuse_weights(model.config, plain_tensors(model))
-        return model, TransformersContender(model.config, state)
-    shared, state = share_weights(model)
-    return shared, TransformersContender(model.config, state)
+    else:
+        model, state = share_weights(model)
+    return model, Peer(contender=TransformersContender(model.config, state))
 
 
 def share_weights(model: LanguageModel) -> tuple[LanguageModel, dict[str, Tensor]]:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixtral.bench.contender import Contender, MixtralContender, Room
-from mixtral.bench.gate import GATE_TOKENS, Gate, check_agreement, record_answer
+from mixtral.bench.gate import (
+    GATE_TOKENS,
+    Answer,
+    Gate,
+    Peer,
+    check_agreement,
+    check_rounding,
+    gate_prompt,
+    record_answer,
+)
 from mixtral.bench.named_model import ModelOptions
 from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.probes import Prober
@@ -61,8 +70,11 @@ class StepOptions:
         )
 
 
-PeerFactory = Callable[[LanguageModel, Room], tuple[LanguageModel, Contender]]
-"""From our model to a peer on its weights, and to the model to go on with: both may share them."""
+PeerFactory = Callable[[LanguageModel, Room, Sequence[int]], tuple[LanguageModel, Peer]]
+"""Makes a peer from our model, what it must hold and the prompt of the gate.
+
+Also returns our model from now on: where both share the weights, it lies in the peer's memory.
+"""
 
 
 def measure_steps(
@@ -91,26 +103,24 @@ def measure_steps(
     model, format_name = options.model.load(source)
     seed = options.model.seed
     notes: dict[str, Any] = {"seed": seed, "repeats": options.repeats}
-    contenders: list[Contender] = []
+    prompt = gate_prompt(vocab_size=model.config.vocab_size, max_tokens=room.tokens, seed=seed)
+    found_peers = []
     for make_peer in peers:
-        model, peer = make_peer(model, room)
-        contenders.append(peer)
+        model, peer = make_peer(model, room, prompt)
+        found_peers.append(peer)
     ours = MixtralContender(model, room, format_name=format_name)
-    if contenders:
-        notes["peers"] = _pass_gate(ours, contenders, model, room, seed)
+    if found_peers:
+        answer = record_answer(ours, prompt)
+        notes["peers"] = [_pass_gate(answer, peer) for peer in found_peers]
+    contenders = [ours, *(peer.contender for peer in found_peers)]
     prober = prober or Prober(model.device)
     others = OtherProcesses()
     subject = Subject.of(model, name=options.model.name, seed=seed)
     results: list[Result] = []
     ratios: list[Ratio] = []
-    for workload in options.workloads:
+    for work in options.workloads:
         found = measure(
-            subject,
-            workload,
-            [ours, *contenders],
-            prober,
-            repeats=options.repeats,
-            on_repeat=on_repeat,
+            subject, work, contenders, prober, repeats=options.repeats, on_repeat=on_repeat
         )
         results += found[0]
         ratios += found[1]
@@ -118,24 +128,33 @@ def measure_steps(
     return Report(results=results, ratios=ratios, notes=notes)
 
 
-def describe_peer(peer: Contender, gate: Gate) -> dict[str, Any]:
-    """Return what a report says about a peer: its version and how far it agrees."""
-    return {
-        "name": peer.name,
-        "format": peer.weights.format,
-        **peer.describe(),
+def describe_peer(
+    contender: Contender, gate: Gate, *, rounding_correlation: float | None = None
+) -> dict[str, Any]:
+    """Return what a report says about a peer: its version and how far it agrees.
+
+    Args:
+        contender: The peer.
+        gate: How far it agrees, with us or with its reference.
+        rounding_correlation: What ``check_rounding`` returned; None without a reference.
+    """
+    described: dict[str, Any] = {
+        "name": contender.name,
+        "format": contender.weights.format,
+        **contender.describe(),
         "logits_relative_error": gate.relative_error,
-        "logits_correlation": gate.correlation,
         "allowed_relative_error": gate.tolerance,
         "agreeing_tokens": f"{gate.num_agreeing_tokens} of {gate.num_tokens}",
     }
+    if rounding_correlation is not None:
+        described["rounding_correlation"] = rounding_correlation
+    return described
 
 
-def _pass_gate(
-    ours: Contender, peers: Sequence[Contender], model: LanguageModel, room: Room, seed: int
-) -> list[dict[str, Any]]:
-    """Check every peer against our answer and describe it."""
-    answer = record_answer(
-        ours, vocab_size=model.config.vocab_size, max_tokens=room.tokens, seed=seed
-    )
-    return [describe_peer(peer, check_agreement(answer, peer)) for peer in peers]
+def _pass_gate(answer: Answer, peer: Peer) -> dict[str, Any]:
+    """Check a peer against our answer, or its reference, and describe it."""
+    if peer.reference is None:
+        return describe_peer(peer.contender, check_agreement(answer, peer.contender))
+    correlation = check_rounding(answer, peer.reference)
+    gate = check_agreement(peer.reference, peer.contender)
+    return describe_peer(peer.contender, gate, rounding_correlation=correlation)

@@ -21,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from mixtral.cli.calibration import run_calibration
 from mixtral.cli.console import format_bytes, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.options import LayersOption
 from mixtral.errors import ConfigError
@@ -40,6 +41,7 @@ _Gguf = Literal["f16", "bf16", "q8_0", "q4_0"]
 _FORMATS = (*get_args(_Layout), "gguf")
 _EXAMPLES = """Examples:
   mixtral convert ./Mixtral-8x7B-v0.1 ./mixtral-int4 --quantization int4
+  mixtral convert nano ./nano-int3 --quantization int3 --calibrate text.txt
   mixtral convert ./Mixtral-8x7B-v0.1 ./mistral-layout --format consolidated
   mixtral convert nano ./nano-q8_0.gguf --format gguf --quantization q8_0
   mixtral convert nano ./nano-float16 --format hf --dtype float16"""
@@ -82,6 +84,14 @@ def convert(
             "With --format gguf: q8_0, q4_0, f16 or bf16.",
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help="Text (.txt, or .jsonl with texts or conversations) on which the low-bit rounding "
+            "is calibrated; a tenth of it is held out and measures the result.",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16; without it, what is stored."),
@@ -91,6 +101,11 @@ def convert(
 ) -> None:
     """Write a checkpoint in another layout, another precision or a low-bit format."""
     wish = _check_wish(target_format, quantization, dtype)
+    if calibrate is not None and quantization not in RECIPES:
+        raise ConfigError(
+            f"calibrate goes with --quantization {', '.join(RECIPES)}, and quantization is "
+            f"{quantization!r}; leave out one of them."
+        )
     with spinner("starting"):
         from mixtral.loading import find_or_download, torch_dtype
     wanted = None if dtype is None else torch_dtype(dtype)
@@ -98,6 +113,8 @@ def convert(
     begin = time.perf_counter()
     if wish.format == "gguf":
         _write_gguf(found, target, _gguf_quantization(wish, found.config))
+    elif wish.quantization is not None and calibrate is not None:
+        run_calibration(found, target, wish.quantization, calibrate, as_json=as_json)
     elif wish.quantization is not None:
         _quantize(found, target, wish.quantization, name=source)
     else:
