@@ -16,8 +16,8 @@ help:
 	@echo 'make test       the unit tests; test-slow and test-gpu run the others'
 	@echo 'make check      format, lint, types, layers, doctests, spelling'
 	@echo 'make format     format and fix what can be fixed'
-	@echo 'make bench      measure speed and memory on a small model, one minute'
-	@echo 'make bench-full the committed numbers: 15 minutes, 13 GB of memory'
+	@echo 'make bench      measure speed and memory on a tiny model, two minutes'
+	@echo 'make bench-full the committed numbers: half an hour, 22 GB of memory'
 	@echo 'make wheel      build dist/mixtral-*.whl'
 	@echo 'make clean      remove what was built; .venv stays'
 

@@ -19,6 +19,7 @@ from mixtral.cli.options import LayersOption
 from mixtral.config import DType, ModelConfig, read_recipe_file
 from mixtral.errors import CheckpointError, TokenizerError
 from mixtral.machine import available_memory_bytes
+from mixtral.memory_plan import peak_bytes
 from mixtral.model_source import ModelSource, find_model, is_hub_id, read_config
 from mixtral.quantization import RECIPES, QuantizationRecipe
 from mixtral.tokenizer import load_tokenizer
@@ -45,6 +46,8 @@ class Fit:
     """Bytes that are free."""
     max_context: int
     """Tokens of context that fit beside the weights; 0 where not even the weights fit."""
+    peak_bytes: int
+    """Peak memory of a process that runs it with the context asked about."""
 
     @property
     def fits(self) -> bool:
@@ -68,6 +71,9 @@ def info(
         typer.Argument(help="8x7b, 8x22b, 7b, nano, random:PRESET, a folder, or a hub id."),
     ],
     layers: LayersOption = None,
+    context: Annotated[
+        int, typer.Option("--context", help="Tokens of context for the peak memory.", min=1)
+    ] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the size of a model, and whether it fits into this machine."""
@@ -80,7 +86,7 @@ def info(
         recipe = None if source.folder is None else _recipe(source.folder)
     available = available_memory_bytes()
     fits = {
-        name: _fit(source.config, num_bytes, available)
+        name: _fit(source.config, num_bytes, available, context=context)
         for name, num_bytes in _bytes_by_format(source.config).items()
     }
     files = None if source.folder is None else _weight_files(source.folder)
@@ -89,7 +95,7 @@ def info(
         values = _as_json(source, fits, available, files, tokenizer)
         print_json(values | {"quantization": None if recipe is None else recipe.to_json()})
     else:
-        _print_table(source, fits, files, tokenizer, recipe)
+        _print_table(source, fits, files, tokenizer, recipe, context=context)
 
 
 def _bytes_by_format(config: ModelConfig) -> dict[str, int]:
@@ -102,13 +108,18 @@ def _recipe(folder: Path) -> QuantizationRecipe | None:
     return read_recipe_file(file) if file.is_file() else None
 
 
-def _fit(config: ModelConfig, weights: int, available: int) -> Fit:
+def _fit(config: ModelConfig, weights: int, available: int, *, context: int) -> Fit:
     per_token = config.kv_bytes_per_token(config.dtype)
     return Fit(
         weight_bytes=weights,
         kv_bytes=per_token * config.max_position_embeddings,
         available_bytes=available,
         max_context=min(config.max_position_embeddings, max(0, available - weights) // per_token),
+        peak_bytes=peak_bytes(
+            config,
+            weight_bytes=weights,
+            context=min(context, config.max_position_embeddings),
+        ),
     )
 
 
@@ -129,6 +140,7 @@ def _as_json(
         "kv_bytes_full_context": fits[config.dtype].kv_bytes,
         "bytes": {name: fit.weight_bytes for name, fit in fits.items()},
         "fits": {name: fit.fits for name, fit in fits.items()},
+        "peak_bytes": {name: fit.peak_bytes for name, fit in fits.items()},
         "max_context_that_fits": {name: fit.max_context for name, fit in fits.items()},
         "available_memory_bytes": available,
         "files": files,
@@ -143,6 +155,8 @@ def _print_table(
     files: dict[str, Any] | None,
     tokenizer: dict[str, str] | None,
     recipe: QuantizationRecipe | None,
+    *,
+    context: int,
 ) -> None:
     console = stdout_console()
     table = Table.grid(padding=(0, 2))
@@ -162,13 +176,16 @@ def _print_table(
     memory = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     memory.add_column("format", style="bold", no_wrap=True)
     memory.add_column("weights", justify="right", no_wrap=True)
+    memory.add_column("peak", justify="right", no_wrap=True)
     memory.add_column("fits here", no_wrap=True)
     memory.add_column("because", ratio=1)
     for name, fit in fits.items():
         answer = "[green]yes[/]" if fit.fits else "[red]no[/]"
-        memory.add_row(name, format_bytes(fit.weight_bytes), answer, fit.reason)
+        sizes = (format_bytes(fit.weight_bytes), format_bytes(fit.peak_bytes))
+        memory.add_row(name, *sizes, answer, fit.reason)
     console.print()
     console.print(memory)
+    console.print(f"peak: the whole process with a context of {context:,} tokens (--context)")
 
 
 def _rows(config: ModelConfig) -> list[tuple[str, str]]:
