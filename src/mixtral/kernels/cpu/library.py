@@ -64,6 +64,8 @@ class CpuLibrary:
                 f"{path} has ABI version {version}, this package needs {ABI_VERSION}; "
                 "install the package again"
             )
+        # Kept between calls: fresh memory costs more than the products of a few tokens.
+        self._moe_workspace: Tensor | None = None
         self._bind()
 
     def _bind(self) -> None:
@@ -255,8 +257,9 @@ class CpuLibrary:
             out=out.data_ptr(),
         )
         size = self._library.mixtral_moe_workspace_bytes(ctypes.byref(call))
-        workspace = x.new_empty(size // 4 + 1)
-        call.workspace = workspace.data_ptr()
+        if self._moe_workspace is None or self._moe_workspace.numel() * 4 < size:
+            self._moe_workspace = x.new_empty(size // 4 + 1)
+        call.workspace = self._moe_workspace.data_ptr()
         self._library.mixtral_moe(ctypes.byref(call))
         return out
 
