@@ -116,3 +116,14 @@ def test_hub_id_that_is_not_cached_fails_offline(
     assert result.exit_code == 2
     assert result.stderr.startswith("error: someone/nothing is neither a folder here")
     assert result.stderr.count("\n") == 1
+
+
+def test_peak_memory_is_weights_and_context_and_little_more(run: Run) -> None:
+    values = [
+        json.loads(run("info", "8x7b", "--json", "--context", context).stdout)
+        for context in (1024, 2048)
+    ]
+    for name, size in values[0]["bytes"].items():
+        assert size < values[0]["peak_bytes"][name] < size + 1.2e9
+    more = values[1]["peak_bytes"]["int3"] - values[0]["peak_bytes"]["int3"]
+    assert more == 1024 * values[0]["kv_bytes_per_token"]

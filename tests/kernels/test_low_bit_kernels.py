@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -169,6 +170,21 @@ def test_library_computes_after_a_fork(library: CpuLibrary) -> None:
     if child == 0:
         os._exit(0 if torch.equal(library.linear(x, weight), before) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_calls_from_several_threads_take_turns(library: CpuLibrary) -> None:
+    packed = quantize(normal(256, 384, seed=1), "int3")
+    weight = describe(packed, 256, 384, "int3")
+    states = [normal(9, 384, seed=seed) for seed in range(24)]
+    expected = [library.linear(x, weight) for x in states]
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        found = list(threads.map(lambda x: library.linear(x, weight), states))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_probes_give_plausible_speeds(library: CpuLibrary) -> None:
+    assert 1e8 < library.read_probe(torch.ones(1 << 24, dtype=torch.uint8)) < 1e13
+    assert 0 <= library.int8_peak_probe(steps=1000) < 1e16
 
 
 def test_inner_loops_keep_their_sums_in_registers(library: CpuLibrary) -> None:

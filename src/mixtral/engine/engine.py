@@ -39,6 +39,7 @@ class Engine:
     """
 
     def __init__(self, model: LanguageModel, config: EngineConfig, *, max_model_len: int) -> None:
+        self._model = model
         self._model_config = model.config
         self._max_model_len = min(max_model_len, config.num_blocks * config.block_size)
         cache = model.new_cache(num_blocks=config.num_blocks, block_size=config.block_size)
@@ -103,6 +104,10 @@ class Engine:
 
     def step(self) -> list[TokenOutput]:
         """Run one step and return the new tokens; none for sequences still in prefill."""
+        with self._model.quiet_neighbours():
+            return self._step()
+
+    def _step(self) -> list[TokenOutput]:
         scheduled = self._scheduler.schedule()
         if not scheduled:
             return []

@@ -5,6 +5,7 @@ Two models have it: ``Transformer`` (PyTorch: any device, any float dtype, gradi
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +45,9 @@ class LanguageModel(Protocol):
     @property
     def max_step_tokens(self) -> int:
         """Tokens beyond which a larger step takes memory and gains nothing."""
+
+    def quiet_neighbours(self) -> AbstractContextManager[None]:
+        """Return a context for steps and what lies between them, in which nothing disturbs them."""
 
     def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
         """Return the bytes of a cache of so many blocks."""

@@ -5,6 +5,7 @@ Module and parameter names are Hugging Face's, so state dicts and adapters carry
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -180,6 +181,10 @@ class Transformer(nn.Module):
     def max_step_tokens(self) -> int:
         """Tokens beyond which a larger step takes memory and gains nothing."""
         return _MAX_STEP_TOKENS
+
+    def quiet_neighbours(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: steps run on PyTorch's own threads."""
+        return nullcontext()
 
     def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
         """Return the bytes of a cache of so many blocks."""
