@@ -22,8 +22,8 @@
 
 namespace {
 
-// A whole row of the hidden size: fewer sums across lanes. 1024, 2048 and 4096 columns prefill at 207,
-// 214 and 227 tokens/s on two layers of 8x7B.
+// A whole row of the hidden size: fewer sums across lanes. With 1024, 2048 and 4096 columns two layers
+// of 8x7B prefill at 207, 214 and 227 tokens/s.
 constexpr int64_t kBlock = 4096;
 constexpr int kTileRows = 4;
 constexpr int kTileTokens = 6;
