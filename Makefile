@@ -8,12 +8,14 @@ QUESTION ?= What is a mixture of experts?
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup run test test-slow test-gpu check format bench bench-full wheel clean
+.PHONY: help setup run serve test test-clients test-slow test-gpu check format bench bench-full wheel clean
 
 help:
 	@echo 'make setup      create .venv with everything pinned, and build the C++ library'
 	@echo 'make run        ask the model that comes with the package a question'
+	@echo 'make serve      serve that model on http://127.0.0.1:8000'
 	@echo 'make test       the unit tests; test-slow and test-gpu run the others'
+	@echo 'make test-clients  the real clients of Mistral, OpenAI and others against a server, in .venv-clients'
 	@echo 'make check      format, lint, types, layers, doctests, spelling'
 	@echo 'make format     format and fix what can be fixed'
 	@echo 'make bench      measure speed and memory on a tiny model, two minutes'
@@ -29,15 +31,22 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/mixtr
 	    '(Debian: apt install python3 python3-venv) or name it: make setup PYTHON=...' >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo 'Creating .venv with $(PYTHON)'; $(PYTHON) -m venv .venv; }
 	@echo 'Installing into .venv; the first time this takes a few minutes'
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,embed]'
 	@touch $@
 
 run: setup
 	$(BIN)/mixtral generate --model nano --temperature 0 "$(QUESTION)"
 	@echo 'Go on with: $(BIN)/mixtral chat --model nano'
 
+serve: setup
+	$(BIN)/mixtral serve --model nano
+
 test: setup
 	$(BIN)/pytest -m 'not gpu and not slow and not network'
+
+# Their versions clash, so each has an environment of its own; made once, from the package index.
+test-clients: setup
+	$(BIN)/python tests/clients/run.py
 
 test-slow: setup
 	$(BIN)/pytest -m 'slow and not gpu and not network'

@@ -26,7 +26,7 @@ class Goal:
     feat: float | None
     """What would be a feat; None where nothing is said."""
     find: Find
-    unit: Literal["%", "x", " tokens/s", " s"]
+    unit: Literal["%", "x", " tokens/s", " s", " ms", ""]
     is_at_most: bool = False
     """Whether small numbers are good."""
 
@@ -105,6 +105,14 @@ def _startup(command: str) -> Find:
     return find
 
 
+def _served(part: str) -> Find:
+    def find(results: Results) -> float | None:
+        found = results.get("serve", {}).get("parts", {}).get(part, {})
+        return _number(found.get("value")) if found.get("model") == _MODEL else None
+
+    return find
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, Mapping):
         value = value["median"]
@@ -149,7 +157,11 @@ def _against(peer: str, work: str, batch: int, *, limit: float, feat: float | No
 
 
 def _at_most(
-    text: str, limit: float, find: Find, unit: Literal["x", " s"], feat: float | None = None
+    text: str,
+    limit: float,
+    find: Find,
+    unit: Literal["%", "x", " s", " ms", ""],
+    feat: float | None = None,
 ) -> Goal:
     return Goal(text=text, limit=limit, feat=feat, find=find, unit=unit, is_at_most=True)
 
@@ -202,4 +214,33 @@ GOALS = (
     ),
     _at_most("`mixtral --help`", 1.0, _startup("mixtral --help"), " s"),
     _at_most("`mixtral info 8x22b`", 1.0, _startup("mixtral info 8x22b"), " s"),
+    Goal(
+        text="served throughput, 32 streams, int4, of the engine at batch 32",
+        limit=0.90,
+        feat=None,
+        find=_served("throughput"),
+        unit="%",
+    ),
+    _at_most("serving overhead of a lone stream, per token", 3.0, _served("overhead"), " ms"),
+    _at_most(
+        "first token beside a 2,000-token prefill, in full chunks (median)",
+        2.0,
+        _served("beside"),
+        "",
+    ),
+    _at_most(
+        "first token with a known 1,000-token prefix, of that with a new one",
+        0.15,
+        _served("prefix"),
+        "%",
+    ),
+    _at_most("server memory after 10,000 requests over 500", 1.02, _served("memory"), "%"),
+    _at_most("64 streams, p99 over p50 of the time per token", 2.0, _served("streams"), ""),
+    Goal(
+        text="throughput under a JSON schema at batch 32, of that without",
+        limit=0.95,
+        feat=None,
+        find=_served("structured"),
+        unit="%",
+    ),
 )

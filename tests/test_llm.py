@@ -1,5 +1,6 @@
 """LLM: text in, text out, and the promises of its docstrings."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -190,12 +191,59 @@ def test_packed_model_refuses_another_format(tmp_path: Path) -> None:
             LLM(tmp_path / "packed", **wrong)  # type: ignore[arg-type]
 
 
-def test_tools_and_formats_are_refused_not_ignored(llm: LLM) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    with pytest.raises(UnsupportedError, match="tools"):
-        llm.chat(MESSAGES, GREEDY, tools=[tool])
-    with pytest.raises(UnsupportedError, match="response_format"):
-        llm.chat(MESSAGES, GREEDY, response_format={"type": "json_object"})
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tell the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"enum": [1, 3, 7]}},
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_forced_call_has_a_whole_valid_argument_object(llm: LLM, seed: int) -> None:
+    params = SamplingParams(temperature=1.5, seed=seed, max_tokens=90)
+    answer = llm.chat(MESSAGES, params, tools=[WEATHER], tool_choice="any")
+    assert answer.tool_calls
+    for call in answer.tool_calls:
+        assert call.function.name == "get_weather"
+        arguments = json.loads(call.function.arguments)
+        assert sorted(arguments) == ["city", "days"]
+        assert arguments["days"] in (1, 3, 7)
+    assert answer.text == ""
+
+
+@pytest.mark.parametrize("max_tokens", [12, 40])
+def test_json_is_valid_even_when_max_tokens_ends_it(llm: LLM, max_tokens: int) -> None:
+    params = SamplingParams(temperature=1.5, seed=1, max_tokens=max_tokens)
+    answer = llm.chat(MESSAGES, params, response_format={"type": "json_object"})
+    assert isinstance(json.loads(answer.text), dict)
+    assert answer.usage.completion_tokens <= max_tokens
+
+
+def test_streamed_calls_and_text_are_those_of_the_whole_answer(llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_tokens=90)
+    whole = llm.chat(MESSAGES, params, tools=[WEATHER], tool_choice="any")
+    chunks = list(llm.stream_chat(MESSAGES, params, tools=[WEATHER], tool_choice="any"))
+    calls = [call.function for chunk in chunks for call in chunk.tool_calls]
+    assert calls == [call.function for call in whole.tool_calls]
+    assert chunks[-1].finish_reason == whole.finish_reason
+
+
+def test_a_stop_string_inside_a_format_is_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="stop cannot be used with response_format"):
+        llm.chat(MESSAGES, SamplingParams(stop="}"), response_format={"type": "json_object"})
+
+
+def test_a_tool_and_a_format_for_one_answer_are_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="exclude each other"):
+        llm.chat(MESSAGES, tools=[WEATHER], response_format={"type": "json_object"})
 
 
 @pytest.mark.parametrize(
@@ -277,3 +325,16 @@ def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, mixtral; print('torch' in sys.modules, mixtral.ModelConfig.__name__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == ["False", "ModelConfig"], result.stderr
+
+
+def test_an_answer_begins_with_the_prefix_that_it_continues(llm: LLM) -> None:
+    prefix = "A mixture of"
+    messages = [
+        {"role": "user", "content": "What is a mixture of experts?"},
+        {"role": "assistant", "content": prefix, "prefix": True},
+    ]
+    answer = llm.chat(messages, SamplingParams(temperature=0.0, max_tokens=3))
+    assert answer.text == prefix + llm.tokenizer.decode_continuation(answer.token_ids)
+    assert answer.usage.completion_tokens == 3
+    params = SamplingParams(temperature=0.0, max_tokens=3)
+    assert "".join(c.text for c in llm.stream_chat(messages, params)) == answer.text

@@ -23,13 +23,15 @@ from mixtral.errors import (
 )
 
 if TYPE_CHECKING:
+    from mixtral.async_llm import AsyncLLM
     from mixtral.engine import SamplingParams
     from mixtral.llm import LLM
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "CheckpointError",
     "ConfigError",
     "ContextLengthExceeded",
@@ -51,6 +53,8 @@ def __getattr__(name: str) -> object:
     """Import the names that need torch on first use (PEP 562)."""
     if name == "LLM":
         return import_module("mixtral.llm").LLM
+    if name == "AsyncLLM":
+        return import_module("mixtral.async_llm").AsyncLLM
     if name == "SamplingParams":
         return import_module("mixtral.engine").SamplingParams
     raise AttributeError(f"module 'mixtral' has no attribute {name!r}")

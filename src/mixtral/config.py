@@ -308,6 +308,14 @@ class EngineConfig:
     """Most sequences in one step."""
     max_num_batched_tokens: int = 2048
     """Most tokens in one step; longer prompts are run in chunks of this size."""
+    enable_prefix_cache: bool = True
+    """Whether prompts that begin alike share cache blocks, also after the first has ended."""
+    num_speculative_tokens: int = 0
+    """Tokens guessed from the text so far and checked in one step, 0 to 16; 0 guesses nothing."""
+    max_speculative_seqs: int = 4
+    """With more decoding sequences than this nothing is guessed."""
+    count_experts: bool = False
+    """Whether to count the visits of each expert in each layer."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -318,6 +326,8 @@ class EngineConfig:
                 f"block_size is {self.block_size}; it must be a power of two from 8 to 256. "
                 "Change EngineConfig.block_size."
             )
+        require_int("num_speculative_tokens", self.num_speculative_tokens, low=0, high=16)
+        require_int("max_speculative_seqs", self.max_speculative_seqs, low=0)
 
 
 _DTYPES = ", ".join(BYTES_PER_ELEMENT)

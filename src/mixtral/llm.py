@@ -8,9 +8,7 @@
 ``stream_chat``). It is not safe to use one from several threads at once.
 """
 
-import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from mixtral.cache_plan import plan_cache
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
 from mixtral.errors import (
-    ConfigError,
     ContextLengthExceeded,
     InvalidRequest,
     TokenizerError,
@@ -29,16 +26,10 @@ from mixtral.errors import (
 from mixtral.generation import Generation
 from mixtral.loading import find_or_download, load_model
 from mixtral.model import RouterTrace
-from mixtral.model_source import ModelSource
+from mixtral.model_tokenizer import find_tokenizer_or_why
 from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
-from mixtral.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
-
-logger = logging.getLogger(__name__)
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[int]
-
-_VERSION_BY_VOCAB_SIZE = {32000: "v1", 32768: "v3"}
+from mixtral.request import Message, Prompt, Request, RequestBuilder
+from mixtral.tokenizer import Tokenizer
 
 
 class LLM:
@@ -62,6 +53,11 @@ class LLM:
         max_num_seqs: Most answers in one step.
         max_num_batched_tokens: Most tokens in one step; longer prompts run in chunks. None takes
             what is fastest for the model and device.
+        enable_prefix_cache: Whether prompts that begin alike share memory and work, also after the
+            first has ended.
+        num_speculative_tokens: Tokens guessed from the text so far and checked in one step, while
+            few answers run; 0 guesses nothing. Answers stay the same.
+        count_experts: Whether to count the visits of each expert, for ``AsyncLLM.stats``.
 
     Raises:
         ConfigError: An argument is wrong, or no such model exists.
@@ -86,9 +82,12 @@ class LLM:
         kv_cache_dtype: str | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int | None = None,
+        enable_prefix_cache: bool = True,
+        num_speculative_tokens: int = 0,
+        count_experts: bool = False,
     ) -> None:
         source = find_or_download(model, layers=layers)
-        self._tokenizer = _find_tokenizer(source, tokenizer)
+        found = find_tokenizer_or_why(source, tokenizer)
         self._model = load_model(
             source,
             dtype=dtype,
@@ -114,9 +113,13 @@ class LLM:
             num_blocks=plan.num_blocks,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens or self._model.max_step_tokens,
+            enable_prefix_cache=enable_prefix_cache,
+            num_speculative_tokens=num_speculative_tokens,
+            count_experts=count_experts,
         )
         self._engine = Engine(self._model, engine_config, max_model_len=plan.max_model_len)
-        found = self._tokenizer
+        self.requests = RequestBuilder(found, vocab_size=self.config.vocab_size)
+        """Builds requests for this model, see ``request.RequestBuilder``."""
         self._generation = Generation(
             self._engine, None if isinstance(found, TokenizerError) else found
         )
@@ -128,9 +131,12 @@ class LLM:
         Raises:
             TokenizerError: The model has none.
         """
-        if isinstance(self._tokenizer, TokenizerError):
-            raise self._tokenizer
-        return self._tokenizer
+        return self.requests.tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for ``AsyncLLM``; whoever steps it must be the only one."""
+        return self._engine
 
     def encode_chat(
         self,
@@ -201,10 +207,22 @@ class LLM:
             ContextLengthExceeded: A prompt and its answer do not fit into the context.
         """
         params = _checked(params)
-        encoded = [self._encode_prompt(prompt) for prompt in _listed(prompts)]
-        answers = self._generation.start(encoded, params, continues_prompt=True)
+        listed = [self.requests.completion(prompt, params) for prompt in _listed(prompts)]
+        return [*self.answer(listed)]
+
+    def answer(self, requests: Sequence[Request]) -> list[ChatCompletion]:
+        """Answer requests that ``self.requests`` built, together.
+
+        Returns:
+            ``params.n`` answers per request, in the order of the requests.
+
+        Raises:
+            InvalidRequest: A prompt has an unknown token id.
+            ContextLengthExceeded: A prompt and its answer do not fit into the context.
+        """
+        answers = self._generation.start(requests)
         self._generation.finish(answers)
-        return [answer.completion() for answer in answers]
+        return [answer.completion() for answer in answers.values()]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None
@@ -217,9 +235,8 @@ class LLM:
         """
         params = _single(params)
         # Errors of the request come now; the tokens come when the caller asks for them.
-        prompts = [self._encode_prompt(prompt)]
-        answers = self._generation.start(prompts, params, continues_prompt=True)
-        return self._generation.stream(answers[0])
+        answers = self._generation.start([self.requests.completion(prompt, params)])
+        return self._generation.stream(answers)
 
     def chat(
         self,
@@ -229,34 +246,46 @@ class LLM:
         tool_choice: str | Mapping[str, Any] = "auto",
         response_format: Mapping[str, Any] | None = None,
         safe_prompt: bool = False,
+        parallel_tool_calls: bool = True,
     ) -> ChatCompletion:
         """Answer the last message of a conversation.
 
         Args:
-            messages: Role and content of each turn.
+            messages: Role and content of each turn; a last assistant message with ``prefix`` true
+                is continued.
             params: How to choose tokens and when to stop; ``n`` must be 1.
-            tools: Not part of this version.
-            tool_choice: Not part of this version; "auto" or "none".
-            response_format: Not part of this version.
+            tools: Functions that the model may call, in OpenAI's spelling.
+            tool_choice: auto, none, any (or required), or the function to call.
+            response_format: text, json_object, json_schema, regex or choice; docs/structured.md.
             safe_prompt: Whether to put Mistral's guard-rail text first.
+            parallel_tool_calls: Whether one answer may hold several calls.
 
         Raises:
-            InvalidRequest: The conversation does not follow the template's rules.
+            InvalidRequest: The conversation does not follow the template's rules, or a tool or the
+                format is wrong.
             ContextLengthExceeded: Conversation and answer do not fit into the context.
-            UnsupportedError: Tools or a response format are asked for.
         """
-        _refuse_tools(tools, tool_choice, response_format)
-        params = _single(params)
-        prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
-        answers = self._generation.start(prompts, params)
-        self._generation.finish(answers)
-        return answers[0].chat_completion()
+        request = self.requests.chat(
+            messages,
+            _single(params),
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            safe_prompt=safe_prompt,
+        )
+        return self.answer([request])[0]
 
     def stream_chat(
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         safe_prompt: bool = False,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
     ) -> Generator[CompletionChunk, None, None]:
         """As ``chat``, yielding text as it comes; stopping early frees all memory.
 
@@ -264,77 +293,24 @@ class LLM:
             InvalidRequest: The conversation is wrong, or ``params.n`` is not 1.
             ContextLengthExceeded: Conversation and answer do not fit into the context.
         """
-        prompts = [self.encode_chat(messages, safe_prompt=safe_prompt)]
-        answers = self._generation.start(prompts, _single(params))
-        return self._generation.stream(answers[0])
-
-    def _encode_prompt(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        if not isinstance(prompt, (bytes, Mapping, Set)):
-            with suppress(TypeError):  # Not a check for Sequence: arrays and tensors are none.
-                return list(prompt)
-        raise InvalidRequest(
-            f"a prompt is a {type(prompt).__name__}; it must be a text or a list of token ids."
+        request = self.requests.chat(
+            messages,
+            _single(params),
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            safe_prompt=safe_prompt,
         )
+        return self._generation.stream(self._generation.start([request]))
 
     def _checked_ids(self, token_ids: Sequence[int]) -> list[int]:
-        ids = self._engine.check_prompt(self._encode_prompt(token_ids))
+        ids = self._engine.check_prompt(self.requests.encode_prompt(token_ids))
         if len(ids) > self.max_model_len:
             raise ContextLengthExceeded(
                 f"there are {len(ids)} tokens; the context of this model is {self.max_model_len}."
             )
         return ids
-
-
-def _find_tokenizer(
-    source: ModelSource, tokenizer: str | Path | None
-) -> Tokenizer | TokenizerError:
-    """Return the tokenizer of a model, or why it has none; token ids still work then."""
-    vocab_size = source.config.vocab_size
-    if tokenizer is not None:
-        if not isinstance(tokenizer, (str, Path)):
-            raise ConfigError(
-                f"tokenizer is {tokenizer!r}; it must be 'v1', 'v3', or the path of a file."
-            )
-        return load_tokenizer(tokenizer, vocab_size=vocab_size)
-    if source.gguf is not None:
-        from mixtral.tokenizer.gguf_vocabulary import load_gguf_tokenizer
-
-        try:
-            return load_gguf_tokenizer(source.gguf, vocab_size=vocab_size)
-        except TokenizerError as error:
-            logger.warning("%s; only token ids can be used", error)
-            return error
-    version = _VERSION_BY_VOCAB_SIZE.get(vocab_size)
-    if source.folder is not None and has_tokenizer(source.folder):
-        try:
-            return load_tokenizer(source.folder, vocab_size=vocab_size)
-        except TokenizerError as error:
-            logger.warning("%s; only token ids can be used", error)
-            return error
-    if version is None:
-        return TokenizerError(
-            f"{source.name} has no tokenizer and {vocab_size} words, unlike v1 (32000) and "
-            "v3 (32768); give token ids, or name a tokenizer file with tokenizer=..."
-        )
-    if source.folder is not None:
-        logger.warning(
-            "%s has no tokenizer; taking %s for its %d words", source.name, version, vocab_size
-        )
-    return load_tokenizer(version, vocab_size=vocab_size)
-
-
-def find_tokenizer(source: ModelSource) -> Tokenizer:
-    """Return the tokenizer of a model.
-
-    Raises:
-        TokenizerError: It has none, or its files are wrong.
-    """
-    found = _find_tokenizer(source, None)
-    if isinstance(found, TokenizerError):
-        raise found
-    return found
 
 
 def _listed(prompts: str | Iterable[Prompt]) -> list[Prompt]:
@@ -364,19 +340,3 @@ def _single(params: SamplingParams | None) -> SamplingParams:
     if params.n != 1:
         raise InvalidRequest(f"n is {params.n}; a chat or a stream gives one answer: n must be 1.")
     return params
-
-
-def _refuse_tools(
-    tools: Sequence[Mapping[str, Any]] | None,
-    tool_choice: str | Mapping[str, Any],
-    response_format: Mapping[str, Any] | None,
-) -> None:
-    if tools or tool_choice not in ("auto", "none"):
-        raise UnsupportedError(
-            "tools and tool_choice are not part of this version; encode_chat(messages, tools) "
-            "gives the official token ids for generate()."
-        )
-    if response_format is not None and response_format != {"type": "text"}:
-        raise UnsupportedError(
-            f"response_format is {response_format!r}; this version gives plain text only."
-        )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CACHE_DTYPES = ("int8", *BYTES_PER_ELEMENT)
+
 
 def find_or_download(name: str | Path, *, layers: int | None = None) -> ModelSource:
     """Find a model by name, downloading a hub id first.
@@ -79,6 +81,10 @@ def load_model(
         CheckpointError: A file is wrong.
     """
     where = torch_device(device)
+    if kv_dtype is not None and kv_dtype not in _CACHE_DTYPES:
+        raise ConfigError(
+            f"kv_cache_dtype is {kv_dtype!r}; it must be one of {', '.join(_CACHE_DTYPES)}."
+        )
     recipe = None if quantization is None else find_recipe(quantization)
     if recipe is not None and dtype is not None:
         raise ConfigError(

@@ -35,6 +35,18 @@ class TokenChoice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRoute:
+    """Which experts one token visited."""
+
+    token_id: int
+    """The token."""
+    expert_ids: list[list[int]]
+    """Experts in the order of their weight, L lists of A."""
+    routing_weights: list[list[float]]
+    """Their weights, L lists of A; each list sums to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """One finished answer."""
 
@@ -50,6 +62,8 @@ class Completion:
     """One entry per generated token, where asked for."""
     index: int = 0
     """Which of the ``n`` answers to its prompt this is."""
+    routing: list[TokenRoute] | None = None
+    """One entry per token of prompt and answer but the last, which no step ran; where asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,3 +106,11 @@ class CompletionChunk:
     """Set in the last piece alone."""
     usage: Usage
     """Tokens taken so far."""
+    index: int = 0
+    """Which of the ``n`` answers this belongs to."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    """Calls that became complete with this piece."""
+    logprobs: list[TokenChoice] = field(default_factory=list)
+    """One entry per new token, where asked for."""
+    routing: list[TokenRoute] = field(default_factory=list)
+    """Tokens that the model ran since the last piece, where asked for."""

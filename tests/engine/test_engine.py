@@ -5,35 +5,14 @@ import random
 import pytest
 import torch
 
-from mixtral.config import EngineConfig
-from mixtral.engine import Engine, SamplingParams
+from mixtral.engine import SamplingParams
 from mixtral.engine.block_manager import BlockManager
 from mixtral.engine.scheduler import Scheduler
 from mixtral.engine.sequence import Sequence
 from mixtral.errors import ContextLengthExceeded, InvalidRequest, OutOfBlocks
 from mixtral.model import TokenBatch
+from tests.engine.engine_for_tests import GREEDY, make_engine, random_prompts, run
 from tests.models_for_tests import tiny_model
-
-GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
-
-
-def make_engine(model=None, *, num_blocks: int = 64, **sizes: int) -> Engine:
-    config = EngineConfig(num_blocks=num_blocks, block_size=8, **sizes)
-    return Engine(model or tiny_model(), config, max_model_len=256)
-
-
-def run(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[int]]:
-    ids = [engine.add(prompt, params) for prompt in prompts]
-    tokens: dict[int, list[int]] = {i: [] for i in ids}
-    while engine.has_unfinished:
-        for output in engine.step():
-            tokens[output.sequence_id].append(output.token_id)
-    return [tokens[i] for i in ids]
-
-
-def random_prompts(count: int, seed: int = 0) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[rng.randrange(512) for _ in range(rng.randrange(1, 40))] for _ in range(count)]
 
 
 def test_batch_of_mixed_lengths_gives_same_tokens_as_each_prompt_alone() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mixtral.engine import SamplingParams
-from mixtral.engine.sampler import Sampler, token_probabilities
+from mixtral.engine.drawing import draw, token_probabilities
+from mixtral.engine.sampler import Sampler
 from mixtral.engine.sequence import Sequence
 from mixtral.errors import InvalidRequest
 
@@ -24,16 +25,15 @@ def sequence_for(params: SamplingParams, output: list[int] | None = None) -> Seq
 
 def greedy_choice(output: list[int] | None = None, **settings: object) -> int:
     params = SamplingParams(temperature=0.0, **settings)  # type: ignore[arg-type]
-    return Sampler().sample(LOGITS[None], [sequence_for(params, output)])[0][0]
+    return Sampler().sample(LOGITS[None].clone(), [sequence_for(params, output)])[0][0]
 
 
 def test_draws_follow_the_softmax_at_the_given_temperature() -> None:
     params = SamplingParams(temperature=2.0, seed=0)
     sampler, sequence = Sampler(), sequence_for(params)
-    rows = LOGITS[None].expand(1, -1)
     counts = torch.zeros(5)
     for _ in range(4000):
-        counts[sampler.sample(rows, [sequence])[0][0]] += 1
+        counts[sampler.sample(LOGITS[None].clone(), [sequence])[0][0]] += 1
     torch.testing.assert_close(counts / 4000, (LOGITS / 2).softmax(-1), atol=0.03, rtol=0)
 
 
@@ -109,6 +109,7 @@ def test_min_tokens_bans_the_end_token_until_reached() -> None:
         ("presence_penalty", 3),
         ("frequency_penalty", -3),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-40),
         ("logit_bias", {5: 101}),
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", "5=1"),
@@ -127,3 +128,22 @@ def test_min_tokens_above_max_tokens_is_refused() -> None:
 
 def test_one_stop_string_may_stand_alone() -> None:
     assert SamplingParams(stop="END").stop == ("END",)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1 - 2**-53])
+def test_a_draw_never_meets_a_token_without_weight(chance: float) -> None:
+    logits = torch.full((1000,), float("-inf"))
+    logits[10:20] = torch.linspace(-5, 5, 10)
+    for settings in ({}, {"top_p": 0.9}, {"top_k": 3}, {"min_p": 0.5}, {"temperature": 5.0}):
+        params = SamplingParams(**({"temperature": 0.3} | settings))  # type: ignore[arg-type]
+        assert 10 <= draw(logits, params, chance) < 20
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_extreme_settings_together_still_give_a_token(penalty: float) -> None:
+    params = SamplingParams(
+        temperature=1e-300, top_p=1e-300, repetition_penalty=penalty, seed=0, frequency_penalty=2.0
+    )
+    logits = torch.tensor([[1e4, -1e4, 0.0, 5e3, -5e3]])
+    token_id, _ = Sampler().sample(logits, [sequence_for(params, [0, 1, 2])])[0]
+    assert 0 <= token_id < 5

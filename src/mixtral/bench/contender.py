@@ -91,6 +91,7 @@ class MixtralContender:
                 block_size=_BLOCK_SIZE,
                 max_num_seqs=room.sequences,
                 max_num_batched_tokens=room.slots,
+                enable_prefix_cache=False,  # repeated runs would find their own prompts
             ),
             max_model_len=room.tokens,
         )

@@ -1,4 +1,4 @@
-"""``mixtral bench prefill | decode | moe | compare | load``: speed and memory, beside the ceilings.
+"""``mixtral bench``: speed and memory, beside the ceilings; ``serve`` is in ``bench_serve``.
 
 A table goes to standard error. The last line of standard output is the report as one line of JSON;
 ``--json FILE`` writes it to a file as well.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from mixtral.cli import bench_serve
 from mixtral.cli.console import note, stderr_console
 from mixtral.cli.options import (
     DeviceOption,
@@ -280,6 +281,9 @@ def load(
     notes = {"repeats": options.repeats, "other_processes": others.share()}
     report = Report(results=[result], notes=notes)
     _publish(report, load_table(report), common.json_file)
+
+
+app.command(epilog=bench_serve.EPILOG)(bench_serve.serve)
 
 
 def _decodes(batch: str, prompt_tokens: int, new_tokens: int) -> "list[Workload]":

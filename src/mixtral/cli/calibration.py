@@ -35,7 +35,7 @@ def run_calibration(
         from rich.progress import Progress
 
         from mixtral.calibrate import calibration_table, quality_table, quantize_calibrated
-        from mixtral.llm import find_tokenizer
+        from mixtral.model_tokenizer import find_tokenizer
     console = stderr_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=1.0)

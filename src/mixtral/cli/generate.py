@@ -17,7 +17,7 @@ from mixtral.cli.options import (
 from mixtral.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mixtral.engine import SamplingParams
     from mixtral.llm import LLM
@@ -113,16 +113,13 @@ class _Request:
             return self._llm.stream(self._text, params)
         return self._llm.stream_chat(self._messages, params, safe_prompt=self._safe_prompt)
 
-    def complete(self, params: "SamplingParams") -> "list[Completion]":
+    def complete(self, params: "SamplingParams") -> "Sequence[Completion]":
         """Return ``params.n`` answers; answer i uses seed + i."""
         if self._text is not None:
             return self._llm.generate(self._text, params)
-        answers: list[Completion] = []
-        for index in range(params.n):
-            seed = None if params.seed is None else params.seed + index
-            own = params.replace(n=1, seed=seed)
-            answers.append(self._llm.chat(self._messages, own, safe_prompt=self._safe_prompt))
-        return answers
+        requests = self._llm.requests
+        request = requests.chat(self._messages, params, safe_prompt=self._safe_prompt)
+        return self._llm.answer([request])
 
 
 def _check_output(*, n: int, stream: bool | None, as_json: bool, logprobs: int | None) -> None:
@@ -175,7 +172,7 @@ def _note_length(last: "CompletionChunk | Completion", params: "SamplingParams")
         note(f"[stopped after {last.usage.completion_tokens} tokens; {why}]")
 
 
-def _print_texts(completions: "list[Completion]") -> None:
+def _print_texts(completions: "Sequence[Completion]") -> None:
     if len(completions) == 1:
         write_text(completions[0].text + "\n")
         return
@@ -183,7 +180,7 @@ def _print_texts(completions: "list[Completion]") -> None:
         write_text(f"--- {number} of {len(completions)} ---\n{completion.text}\n")
 
 
-def _as_json(completions: "list[Completion]", tokenizer: "Tokenizer") -> dict[str, Any]:
+def _as_json(completions: "Sequence[Completion]", tokenizer: "Tokenizer") -> dict[str, Any]:
     objects = [_completion_object(completion, tokenizer) for completion in completions]
     return objects[0] if len(objects) == 1 else objects[0] | {"completions": objects}
 

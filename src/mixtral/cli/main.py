@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "info": "Show the size of a model, and whether it fits into this machine.",
     "generate": "Answer one prompt, or continue a text.",
     "chat": "Talk with a model.",
+    "serve": "Serve a model over HTTP, for the clients of Mistral and OpenAI.",
     "convert": "Write a checkpoint in another layout, another precision or a low-bit format.",
     "train": "Train a model as a recipe says.",
     "bench": "Measure speed and memory, beside what the machine can do.",

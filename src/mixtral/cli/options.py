@@ -119,11 +119,23 @@ class ModelOptions:
         int, _model_option("--weights-seed", help="Seed of random weights.")
     ] = 0
 
-    def load(self, *, max_num_seqs: int = 1) -> "LLM":
+    def load(
+        self,
+        *,
+        max_num_seqs: int = 1,
+        max_num_batched_tokens: int | None = None,
+        enable_prefix_cache: bool = True,
+        num_speculative_tokens: int = 0,
+        count_experts: bool = False,
+    ) -> "LLM":
         """Load the model, with a sign of life on standard error while that takes.
 
         Args:
             max_num_seqs: Answers made at the same time.
+            max_num_batched_tokens: Most tokens in one step; None takes what is fastest.
+            enable_prefix_cache: Whether later prompts find what earlier ones computed.
+            num_speculative_tokens: Tokens to guess per step; 0 guesses nothing.
+            count_experts: Whether to count the visits of each expert.
         """
         name = self.model
         with spinner("starting"):
@@ -146,6 +158,10 @@ class ModelOptions:
                 kv_cache_gb=self.kv_cache_gb,
                 kv_cache_dtype=self.kv_cache_dtype,
                 max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                enable_prefix_cache=enable_prefix_cache,
+                num_speculative_tokens=num_speculative_tokens,
+                count_experts=count_experts,
             )
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mixtral.engine.scheduler import ScheduledSequence
-from mixtral.model import LanguageModel, TokenBatch
+from mixtral.model import LanguageModel, RouterTrace, TokenBatch
 from mixtral.model.language_model import Cache
 
 
@@ -20,13 +20,19 @@ class Runner:
         self._model = model
         self._cache = cache
 
-    def run(self, scheduled: list[ScheduledSequence]) -> Tensor:
-        """Run the scheduled tokens and return next-token logits, [S, V], float32.
+    def run(
+        self, scheduled: list[ScheduledSequence], *, needs_trace: bool
+    ) -> tuple[Tensor, RouterTrace | None]:
+        """Run the scheduled tokens and return next-token logits, and the routing if asked for.
 
-        Row i follows the last token that sequence i ran; it is meaningful where that was the
-        sequence's last token.
+        Returns:
+            [R, V], float32: for each sequence that is ready, the logits after its last token and
+            after each of its guesses; then the routing of all T tokens.
         """
-        return self._model.step(self._lay_out(scheduled), self._cache)
+        batch = self._lay_out(scheduled)
+        if not needs_trace:
+            return self._model.step(batch, self._cache), None
+        return self._model.traced_step(batch, self._cache)
 
     def _lay_out(self, scheduled: list[ScheduledSequence]) -> TokenBatch:
         size = self._cache.block_size
@@ -35,16 +41,21 @@ class Runner:
         slots: list[int] = []
         starts = [0]
         context_lens = []
+        rows: list[int] = []
         for item in scheduled:
             sequence = item.sequence
             begin = sequence.num_computed_tokens
             end = begin + item.num_new_tokens
             input_ids += sequence.token_slice(begin, end)
+            input_ids += item.guess
+            end += len(item.guess)
             positions += range(begin, end)
             table = sequence.block_table
             slots += [table[i // size] * size + i % size for i in range(begin, end)]
             starts.append(len(input_ids))
             context_lens.append(end)
+            if item.is_ready:
+                rows += range(len(input_ids) - 1 - len(item.guess), len(input_ids))
         device = self._model.device
         return TokenBatch(
             input_ids=torch.tensor(input_ids, device=device),
@@ -53,4 +64,5 @@ class Runner:
             context_lens=context_lens,
             block_tables=[item.sequence.block_table for item in scheduled],
             slot_mapping=torch.tensor(slots, device=device),
+            logit_rows=rows,
         )

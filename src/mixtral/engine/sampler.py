@@ -1,18 +1,22 @@
 """From logits to tokens, one sequence at a time, so that no answer depends on its neighbours.
 
 Each sequence draws from a random generator of its own, seeded by its request: the same seed gives
-the same tokens whatever else runs. Sources: top-p, arXiv:1904.09751; min-p, arXiv:2407.01082;
-repetition penalty, arXiv:1909.05858, section 4.1.
+the same tokens whatever else runs. Order of work: logit bias, penalties, ban on the end token,
+constraint, then the draw (``drawing.py``). Source of the repetition penalty: arXiv:1909.05858,
+section 4.1.
 """
 
 import math
+import random
 import secrets
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mixtral.engine.sampling_params import SamplingParams
+from mixtral.engine.drawing import draw
 from mixtral.engine.sequence import Sequence
 from mixtral.errors import EngineError
 
@@ -21,7 +25,7 @@ from mixtral.errors import EngineError
 class TokenLogprob:
     """Log-probability of a generated token and of the likeliest alternatives.
 
-    Taken from the model's own distribution, before penalties and temperature.
+    Taken from the model's own distribution, before penalties, constraints and temperature.
     """
 
     token_id: int
@@ -32,23 +36,28 @@ class TokenLogprob:
     """Likeliest tokens with their log-probabilities, best first."""
 
 
+Sample = tuple[int, TokenLogprob | None]
+
+
 class Sampler:
     """Chooses the next token of each sequence."""
 
     def __init__(self) -> None:
-        self._generators: dict[int, torch.Generator] = {}
+        self._generators: dict[int, random.Random] = {}
 
+    @torch.inference_mode()
     def sample(
-        self, logits: Tensor, sequences: list[Sequence]
-    ) -> list[tuple[int, TokenLogprob | None]]:
+        self, logits: Tensor, sequences: AbstractSequence[Sequence]
+    ) -> list[Sample | EngineError]:
         """Return a token for each row of logits.
 
         Args:
-            logits: [S, V], float32, any device; row i belongs to sequence i.
+            logits: [S, V], float32, any device; row i belongs to sequence i. Changed in place.
             sequences: S sequences.
 
         Returns:
-            Token id, and its log-probability where the sequence asks for it.
+            Token id, and its log-probability where the sequence asks for it; an error where this
+            one sequence cannot go on.
 
         Raises:
             EngineError: The model gives no numbers.
@@ -59,76 +68,60 @@ class Sampler:
                 "the model gives logits that are no finite numbers; its weights are damaged, or "
                 "too large for the dtype: try bfloat16 or float32."
             )
+        own = {
+            row: logits[row].log_softmax(dim=-1)
+            for row, sequence in enumerate(sequences)
+            if sequence.params.logprobs is not None
+        }
+        for row, sequence in zip(logits, sequences, strict=True):
+            _adjust(row, sequence)
         greedy = logits.argmax(dim=-1).tolist()
-        results = []
-        for row, sequence, best in zip(logits, sequences, greedy, strict=True):
-            params = sequence.params
-            adjusted = _adjust(row, sequence)
-            if params.temperature > 0:
-                token_id = self._draw(row if adjusted is None else adjusted, sequence)
-            else:
-                token_id = best if adjusted is None else int(adjusted.argmax())
-            logprob = None if params.logprobs is None else _logprob(row, token_id, params.logprobs)
-            results.append((token_id, logprob))
-        return results
+        return [
+            self._choose(logits[row], sequence, best, own.get(row))
+            for row, (sequence, best) in enumerate(zip(sequences, greedy, strict=True))
+        ]
 
     def forget(self, sequence: Sequence) -> None:
         """Drop the random generator of a finished sequence."""
         self._generators.pop(sequence.sequence_id, None)
 
-    def _draw(self, logits: Tensor, sequence: Sequence) -> int:
-        probabilities = token_probabilities(logits.cpu(), sequence.params)
+    def _choose(
+        self, logits: Tensor, sequence: Sequence, best: int, own: Tensor | None
+    ) -> Sample | EngineError:
+        if sequence.constraint is not None and math.isinf(float(logits[best])):
+            return EngineError("no token fits the grammar of this answer; report its schema.")
+        token_id = best
+        if sequence.params.temperature > 0:
+            token_id = draw(logits.cpu(), sequence.params, self._generator(sequence).random())
+        if own is None:
+            return token_id, None
+        return token_id, _logprob(own, token_id, sequence.params.logprobs or 0)
+
+    def _generator(self, sequence: Sequence) -> random.Random:
         key = sequence.sequence_id
         if key not in self._generators:
             seed = sequence.params.seed
-            seed = secrets.randbits(63) if seed is None else seed % 2**63
-            self._generators[key] = torch.Generator().manual_seed(seed)
-        return int(torch.multinomial(probabilities, 1, generator=self._generators[key]))
+            self._generators[key] = random.Random(secrets.randbits(63) if seed is None else seed)
+        return self._generators[key]
 
 
-def token_probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Return the distribution that a token is drawn from.
-
-    Args:
-        logits: [V], float32, after bias and penalties.
-        params: Temperature above 0, and the cuts top_k, min_p and top_p, applied in this order.
-
-    Returns:
-        [V], float32, sums to 1; the likeliest token is always kept.
-    """
-    # float64: a temperature of 0.001 would overflow float32 logits.
-    scaled = (logits.double() - logits.max()) / params.temperature
-    probabilities = scaled.softmax(dim=-1)
-    if 0 < params.top_k < len(probabilities):
-        kept = probabilities.topk(params.top_k)
-        probabilities = torch.zeros_like(probabilities).scatter_(0, kept.indices, kept.values)
-    if params.min_p > 0:
-        floor = params.min_p * probabilities.max()
-        probabilities = torch.where(probabilities < floor, 0.0, probabilities)
-    if params.top_p < 1:
-        ordered, indices = probabilities.sort(descending=True, stable=True)
-        ordered = ordered / ordered.sum()
-        before = ordered.cumsum(0) - ordered
-        ordered = torch.where(before < params.top_p, ordered, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter_(0, indices, ordered)
-    return (probabilities / probabilities.sum()).float()
-
-
-def _adjust(logits: Tensor, sequence: Sequence) -> Tensor | None:
-    """Return biased and penalised logits, or None where the request changes nothing."""
+def _adjust(logits: Tensor, sequence: Sequence) -> None:
+    """Apply bias, penalties, the ban on the end token and the constraint, in place."""
     params = sequence.params
-    num_output = len(sequence.output_token_ids)
-    is_eos_banned = num_output < params.min_tokens and not params.ignore_eos
-    if not (params.logit_bias or params.has_penalties or is_eos_banned):
-        return None
-    adjusted = logits.clone()
     for token_id, bias in params.logit_bias.items():
-        adjusted[token_id] += bias
+        logits[token_id] += bias
     if params.has_penalties:
-        _penalise(adjusted, sequence)
-    if is_eos_banned:
-        adjusted[sequence.eos_token_id] = float("-inf")
-    return adjusted
+        _penalise(logits, sequence)
+    is_end_banned = len(sequence.output_token_ids) < params.min_tokens and not params.ignore_eos
+    words = None if sequence.constraint is None else sequence.constraint.mask()
+    if words is not None:
+        allowed = np.unpackbits(words.view(np.uint8), bitorder="little", count=len(logits))
+        # Where nothing but the end is left, min_tokens cannot hold it back.
+        is_end_banned = is_end_banned and int(allowed.sum()) > int(allowed[sequence.eos_token_id])
+        banned = torch.from_numpy(allowed == 0).to(logits.device)
+        logits.masked_fill_(banned, float("-inf"))
+    if is_end_banned:
+        logits[sequence.eos_token_id] = float("-inf")
 
 
 def _penalise(logits: Tensor, sequence: Sequence) -> None:
@@ -147,8 +140,7 @@ def _penalise(logits: Tensor, sequence: Sequence) -> None:
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
 
 
-def _logprob(logits: Tensor, token_id: int, num_top: int) -> TokenLogprob:
-    log_probs = logits.log_softmax(dim=-1)
+def _logprob(log_probs: Tensor, token_id: int, num_top: int) -> TokenLogprob:
     best = log_probs.topk(num_top) if num_top else None
     top = () if best is None else zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return TokenLogprob(token_id=token_id, logprob=float(log_probs[token_id]), top=tuple(top))

@@ -46,7 +46,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     """The same, once per occurrence, -2 to 2."""
     repetition_penalty: float = 1.0
-    """Divides positive logits of tokens so far, multiplies negative ones; above 0 to 100."""
+    """Divides positive logits of tokens so far, multiplies negative ones; 0.01 to 100."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these token ids, -100 to 100."""
     ignore_eos: bool = False
@@ -75,9 +75,8 @@ class SamplingParams:
             _check_int("logprobs", self.logprobs, 0, 20)
         _check_number("presence_penalty", self.presence_penalty, -2, 2)
         _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        _check_number("repetition_penalty", self.repetition_penalty, 0, 100)
-        if self.repetition_penalty == 0:
-            raise InvalidRequest("repetition_penalty is 0; it must be above 0 and at most 100.")
+        # Below 0.01, logits divided by it could leave the range of float32.
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
         object.__setattr__(self, "stop", _checked_stop(self.stop))
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidRequest(

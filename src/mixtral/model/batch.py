@@ -16,7 +16,7 @@ from torch import Tensor
 class TokenBatch:
     """Tokens of one forward pass and where they stand.
 
-    The last three fields matter only with a KV cache.
+    The fields after ``starts`` matter only with a KV cache.
     """
 
     input_ids: Tensor
@@ -31,6 +31,15 @@ class TokenBatch:
     """Cache blocks of each sequence in order, S lists."""
     slot_mapping: Tensor | None = None
     """Where each new token goes: block id * block size + offset, [T], int64."""
+    logit_rows: Sequence[int] | None = None
+    """Tokens whose logits are wanted, R indices below T; None: the last of each sequence."""
+
+    @property
+    def wanted_rows(self) -> list[int]:
+        """Tokens whose logits are wanted, R indices."""
+        if self.logit_rows is not None:
+            return list(self.logit_rows)
+        return [end - 1 for end in self.starts[1:]]
 
     @classmethod
     def from_sequences(

@@ -56,7 +56,10 @@ class LanguageModel(Protocol):
         """Return an empty ``Cache`` for ``step``."""
 
     def step(self, batch: TokenBatch, cache: Any) -> Tensor:
-        """Run new tokens of S sequences; return the logits after the last of each, [S, V]."""
+        """Run new tokens of S sequences; return the logits that the batch asks for, [R, V]."""
+
+    def traced_step(self, batch: TokenBatch, cache: Any) -> tuple[Tensor, RouterTrace]:
+        """Run a step and also return which experts every token visits in each layer."""
 
     def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return the logits after every token of one sequence, [T, V], float32."""

@@ -204,18 +204,28 @@ class Transformer(nn.Module):
 
     @torch.inference_mode()
     def step(self, batch: TokenBatch, cache: KVCache) -> Tensor:
-        """Run new tokens of S sequences and return the logits after the last one of each.
+        """Run new tokens of S sequences and return the logits that the batch asks for.
 
         Args:
             batch: T tokens with positions, boundaries, slots and block tables.
             cache: Keys and values of the tokens before; the new ones are added.
 
         Returns:
-            [S, V], float32.
+            [R, V], float32.
         """
         hidden = self(batch, cache)
-        last = torch.tensor(batch.starts[1:], device=hidden.device) - 1
-        return self.logits(hidden.index_select(0, last))
+        return self._wanted_logits(hidden, batch)
+
+    @torch.inference_mode()
+    def traced_step(self, batch: TokenBatch, cache: KVCache) -> tuple[Tensor, RouterTrace]:
+        """Run a step and also return which experts every token visits in each layer."""
+        recorder = RouterRecorder()
+        hidden = self(batch, cache, recorder)
+        return self._wanted_logits(hidden, batch), recorder.trace()
+
+    def _wanted_logits(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
+        rows = torch.tensor(batch.wanted_rows, dtype=torch.int64, device=hidden.device)
+        return self.logits(hidden.index_select(0, rows))
 
     @torch.inference_mode()
     def whole_logits(self, token_ids: Sequence[int]) -> Tensor:

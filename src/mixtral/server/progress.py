@@ -1,0 +1,58 @@
+"""What one generation has taken so far: tokens and times."""
+
+import time
+
+from mixtral.outputs import CompletionChunk, Usage
+from mixtral.server.logs import RequestRecord
+from mixtral.server.metrics import Metrics
+
+
+class Progress:
+    """Adds up pieces; tells the access line and the metrics at the end.
+
+    Args:
+        metrics: Gets the times.
+        record: Gets the tokens; knows when the request came.
+        n: Answers per prompt: answer i belongs to prompt i // n, and a prompt counts once.
+    """
+
+    def __init__(self, metrics: Metrics, record: RequestRecord, *, n: int) -> None:
+        self._metrics = metrics
+        self._record = record
+        self._n = n
+        self._usages: dict[int, Usage] = {}
+        self._last_token_s: float | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far, of all answers."""
+        prompts = {index // self._n: usage.prompt_tokens for index, usage in self._usages.items()}
+        return Usage(
+            prompt_tokens=sum(prompts.values()),
+            completion_tokens=sum(usage.completion_tokens for usage in self._usages.values()),
+        )
+
+    def push(self, chunk: CompletionChunk) -> None:
+        """Take the next piece; its usage covers its answer so far."""
+        self._usages[chunk.index] = chunk.usage
+        if chunk.token_ids:
+            self._last_token_s = time.perf_counter()
+            if self._record.first_token_s is None:
+                self._record.first_token_s = self._last_token_s
+
+    def finish(self, *, is_complete: bool) -> None:
+        """Count everything; ``is_complete`` is false when the answer was cut off."""
+        record, usage = self._record, self.usage
+        record.num_prompt_tokens += usage.prompt_tokens
+        record.num_completion_tokens += usage.completion_tokens
+        first_s, last_s = record.first_token_s, self._last_token_s
+        # Per answer: the tokens of n answers come side by side.
+        longest = max((u.completion_tokens for u in self._usages.values()), default=0)
+        pace_s = None
+        if first_s is not None and last_s is not None and longest > 1:
+            pace_s = (last_s - first_s) / (longest - 1)
+        self._metrics.observe_generation(
+            ttft_s=None if first_s is None else first_s - record.started_s,
+            tpot_s=pace_s,
+            e2e_s=time.perf_counter() - record.started_s if is_complete else None,
+        )

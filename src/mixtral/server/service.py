@@ -1,0 +1,85 @@
+"""What the routes work with: the model, its names, the embedder and the settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from mixtral.server.errors import ApiError
+from mixtral.server.keys import KeyRing
+from mixtral.server.metrics import Metrics
+from mixtral.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from mixtral.async_llm import AsyncLLM
+    from mixtral.embed import AsyncEmbedder
+
+INVALID_MODEL_CODE = "1500"
+"""Mistral's code for a model that it does not know."""
+
+DEFAULT_EMBEDDER_NAME = "all-MiniLM-L6-v2"
+"""The embedding model that needs no download."""
+
+EMBEDDER_ALIASES = (
+    "mistral-embed",
+    "text-embedding-3-small",
+    "text-embedding-3-large",
+    "text-embedding-ada-002",
+)
+"""Names of Mistral's and OpenAI's embedding models; the served one answers to all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """Everything that one application serves; made once, before the application."""
+
+    llm: "AsyncLLM"
+    """The model."""
+    model_name: str
+    """Its first name, as in ``GET /v1/models``."""
+    aliases: Mapping[str, str]
+    """More names of the model, each with the model's own."""
+    embedder: "AsyncEmbedder | None"
+    """Answers ``/v1/embeddings``; None: that path says how to get one."""
+    settings: ServerSettings
+    """Limits, times and allowed origins."""
+    keys: KeyRing
+    """Who may come in."""
+    created: int
+    """When the server started, Unix seconds; the age of its models."""
+    metrics: Metrics = field(default_factory=Metrics)
+    """Counters; its ``observe_step`` is the ``on_step`` that the AsyncLLM is made with."""
+
+    @property
+    def chat_names(self) -> list[str]:
+        """Names that the language model answers to, its own first."""
+        return [self.model_name, *(name for name in self.aliases if name != self.model_name)]
+
+    @property
+    def embedder_names(self) -> list[str]:
+        """Names that the embedder answers to, its own first; none without an embedder."""
+        if self.embedder is None:
+            return []
+        own = self.settings.embedding_model or DEFAULT_EMBEDDER_NAME
+        is_folder = own.startswith((".", "/", "~")) or own.count("/") > 1
+        return [PurePath(own).name if is_folder else own, *EMBEDDER_ALIASES]
+
+    def check_chat_model(self, name: str) -> None:
+        """Refuse a name that the language model does not answer to.
+
+        Raises:
+            ApiError: 400 with Mistral's type and code, and the names there are.
+        """
+        if name not in self.chat_names:
+            raise unknown_model(name, self.chat_names)
+
+
+def unknown_model(name: str, known: list[str], *, status: int = 400) -> ApiError:
+    """Return the error for a name that nothing answers to."""
+    return ApiError(
+        status,
+        f"Invalid model: {name}. This server has {', '.join(known)}; GET /v1/models lists them.",
+        type="invalid_model",
+        param="model",
+        code=INVALID_MODEL_CODE,
+    )

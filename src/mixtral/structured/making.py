@@ -1,0 +1,182 @@
+"""From a source that llguidance reads to a ``Grammar``, and from its errors to ours.
+
+What llguidance may spend on one grammar is bounded by ``_LIMITS``; a schema that needs more is
+refused. Its errors name no place. Where the keyword is one of those that it may refuse, the schemas
+that have the keyword are compiled one by one until one fails, and the error names that one.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits
+
+from mixtral.errors import InvalidRequest
+from mixtral.structured.closing import ClosingSearch, Hints, reaches_end
+from mixtral.structured.grammar import Grammar, MaskTools
+from mixtral.structured.json_text import JsonTracker
+from mixtral.structured.schema_check import CheckedSchema
+from mixtral.structured.shortest import ShortestTexts
+from mixtral.structured.vocabulary import Vocabulary, fill_mask
+from mixtral.tokenizer import Tokenizer
+
+JSON_OPTIONS: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+"""How llguidance writes JSON."""
+
+_LEAST_JUMP = 8
+_MOST_JUMP = 2048
+_NUM_PARTS_COUNTED = 24
+_MAX_PLACES_TRIED = 64
+
+# Words of llguidance's errors, the keyword they are about, and what to tell the user.
+_ERRORS = (
+    (
+        "oneOf",
+        "oneOf",
+        "nothing shows that no answer fits two of its branches; use anyOf, or give "
+        "each branch a required property with a const of its own",
+    ),
+    ("are disjoint", "patternProperties", "two of its patterns may match the same name"),
+    ("not disjoint", "patternProperties", "two of its patterns match the same name"),
+    ("min/maxProperties", "minProperties", "it counts optional properties"),
+    ("min/maxProperties", "maxProperties", "it counts optional properties"),
+)
+
+
+class GrammarMaker:
+    """Makes the grammars of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, *, vocab_size: int) -> None:
+        """Read the tokenizer and start the threads that fill masks."""
+        vocabulary = Vocabulary(tokenizer, vocab_size=vocab_size)
+        num_threads = max(1, min(4, (os.cpu_count() or 2) // 2))
+        self._tools = MaskTools(
+            vocabulary=vocabulary,
+            closing=ClosingSearch(vocabulary),
+            executor=ThreadPoolExecutor(num_threads, thread_name_prefix="mixtral-masks"),
+            digits=vocabulary.words(lambda text: any(48 <= byte < 58 for byte in text)),
+            openers=vocabulary.words(lambda text: b"{" in text or b"[" in text),
+            plain=vocabulary.words(_is_plain),
+        )
+        # At most a second and some 100 MB for one grammar; ordinary ones need a hundredth.
+        self._limits = LLParserLimits(
+            initial_lexer_fuel=1_000_000,
+            step_lexer_fuel=200_000,
+            max_lexer_states=100_000,
+            max_grammar_size=200_000,
+            verbose_errors=False,
+        )
+
+    def schema(self, checked: CheckedSchema, *, name: str) -> Grammar:
+        """Make the grammar of a schema.
+
+        Raises:
+            InvalidRequest: llguidance cannot hold it.
+        """
+        texts = ShortestTexts(checked.schema)
+        try:
+            return self.grammar(
+                _schema_source(checked.schema),
+                name=name,
+                guess=texts.whole(),
+                examples=texts.examples(),
+                parts=texts.parts(),
+                is_json=True,
+            )
+        except InvalidRequest as error:
+            self._find_place(checked, str(error))
+            raise
+
+    def grammar(
+        self,
+        source: str,
+        *,
+        name: str,
+        guess: str | None = None,
+        examples: Sequence[str] = (),
+        parts: Iterable[str] = (),
+        is_json: bool = False,
+    ) -> Grammar:
+        """Make a grammar.
+
+        Args:
+            source: What llguidance compiles.
+            name: What to call it in errors.
+            guess: A short text that may be one of the grammar's.
+            examples: Texts that its strings, or it as a whole, match.
+            parts: Texts that one token may oblige an answer to write.
+            is_json: Whether the texts are JSON.
+
+        Raises:
+            InvalidRequest: It cannot be compiled, or has no text that ends.
+        """
+        vocabulary = self._tools.vocabulary
+        matcher = self._matcher(source)
+        hints = Hints(vocabulary, examples, is_json=is_json)
+        words = np.zeros(vocabulary.num_words, dtype=np.uint32)
+        closing: list[int] | None = None
+        if not matcher.is_error():
+            closing = self._first_closing(matcher, guess, hints, is_json=is_json)
+            fill_mask(matcher, words)
+        if matcher.is_error():
+            error = _first_line(matcher.get_error())
+            raise InvalidRequest(f"{name} cannot be enforced: {error}")
+        if closing is None:
+            raise InvalidRequest(f"{name} has no text that ends, or only very long ones")
+        largest = sorted(set(parts), key=len)[-_NUM_PARTS_COUNTED:]
+        jump = max((len(vocabulary.ids_of(part.encode())) for part in largest), default=0)
+        return Grammar(
+            tools=self._tools,
+            matcher=matcher,
+            first_words=vocabulary.first_words(matcher, words),
+            closing=closing,
+            hints=hints,
+            max_jump=min(jump + _LEAST_JUMP, _MOST_JUMP),
+            is_json=is_json,
+        )
+
+    def _first_closing(
+        self, matcher: LLMatcher, guess: str | None, hints: Hints, *, is_json: bool
+    ) -> list[int] | None:
+        if guess is not None:
+            closing = self._tools.vocabulary.ids_of(guess.encode())
+            if reaches_end(matcher, closing):
+                return closing
+        return self._tools.closing.find(matcher, JsonTracker() if is_json else None, hints)
+
+    def _matcher(self, source: str) -> LLMatcher:
+        return LLMatcher(self._tools.vocabulary.tables, source, log_level=0, limits=self._limits)
+
+    def _find_place(self, checked: CheckedSchema, error: str) -> None:
+        """Raise an error with the place of the keyword, if it is one that llguidance may refuse."""
+        definitions = checked.schema.get("$defs", {})
+        for words, keyword, explanation in _ERRORS:
+            if words not in error:
+                continue
+            for pointer, schema in checked.places.get(keyword, [])[:_MAX_PLACES_TRIED]:
+                if self._matcher(_schema_source({**schema, "$defs": definitions})).is_error():
+                    raise InvalidRequest(
+                        f"the schema's {keyword} at {pointer}/{keyword} cannot be enforced: "
+                        f"{explanation}"
+                    ) from None
+
+
+def _schema_source(schema: Mapping[str, Any]) -> str:
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS))
+
+
+def _first_line(error: str) -> str:
+    line = error.strip().splitlines()[0][:300] if error.strip() else "it is too complex"
+    return "no text fits it" if line.startswith("NoExtension") else line
+
+
+def _is_plain(text: bytes) -> bool:
+    return all(32 <= byte < 127 and byte not in b'"\\' for byte in text)

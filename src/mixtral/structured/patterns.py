@@ -1,0 +1,257 @@
+r"""Regular expressions of schemas and requests, rewritten for the grammar engine.
+
+A ``pattern`` is judged by whoever receives the answer: Python's ``re.search`` in most services, a
+JavaScript engine elsewhere, while llguidance reads Rust's dialect. The three disagree in places:
+``\D`` leaves out the Arabic digits in Python only, ``[a[b]`` is a nested class in Rust only, ``$``
+means the end or a line break before it in Python only. So a pattern is read by Python's own parser
+and written anew, in plain Rust syntax, so that what it matches matches in Python and JavaScript:
+
+- ``\d`` and ``\w`` become their ASCII characters, ``\D`` and ``\W`` leave out every Unicode digit
+  or word character; ``\s`` and ``\S`` likewise.
+- A search becomes a match of the whole text: ``^`` and ``$`` at the edges are taken away, where
+  they are missing any text may stand. Elsewhere they cannot be kept.
+- Look-around, back-references, ``\b``, flags such as ``(?i)``, and conditional or atomic groups are
+  refused; llguidance could not hold them, or the dialects differ.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+MAX_PATTERN_LENGTH = 20_000
+"""Characters of a pattern."""
+
+MAX_REPEAT = 10_000
+"""Largest count in ``{m,n}``; counts inside of each other are multiplied."""
+
+_ANY = "(?s:.*)"
+_SPACE_CLASS = r"\x{9}-\x{d}\x{20}"
+_NOT_SPACE_CLASS = r"\s\x{1c}-\x{1f}\x{85}\x{feff}"
+_NOT_WORD_CLASS = r"\p{L}\p{M}\p{N}\p{Pc}"
+_MAX_DEPTH = 50
+_MAX_EXAMPLES = 12
+
+# The parser is the one behind re.compile; its module has no public name since Python 3.11.
+_parser: Any = import_module("re._parser")
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be held; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pattern:
+    """A pattern in Rust syntax that matches whole texts."""
+
+    regex: str
+    """Without anchors."""
+    examples: tuple[str, ...]
+    """Short texts that match, the shortest first: of each branch and each optional part one."""
+
+
+def read_pattern(pattern: str, *, is_search: bool = True) -> Pattern:
+    """Read a pattern as ``re.search`` does, or as ``re.fullmatch`` without ``is_search``.
+
+    Raises:
+        PatternError: It is no regular expression, or has parts that cannot be held.
+    """
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise PatternError(f"has {len(pattern):,} characters; {MAX_PATTERN_LENGTH:,} are allowed")
+    try:
+        with warnings.catch_warnings():
+            # It warns of "[[" and "--", which a later Python may read in another way.
+            warnings.simplefilter("error")
+            tree = _parser.parse(pattern)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        raise PatternError(f"is no regular expression of Python's re: {error}") from None
+    if tree.state.flags & ~re.UNICODE.value:
+        raise PatternError("has flags such as (?i), which not every dialect knows")
+    writer = _Writer()
+    edges = _Edges(left=is_search, right=is_search)
+    regex = writer.sequence(list(tree), edges, 1, 0)
+    return Pattern(regex=regex, examples=tuple(_examples(list(tree))))
+
+
+def quote_pattern(text: str) -> str:
+    """Return a pattern that matches one text and nothing else."""
+    return "".join(_character(ord(c)) for c in text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Edges:
+    """Whether a part stands at the left or right end of a search."""
+
+    left: bool
+    right: bool
+
+
+class _Writer:
+    """Writes the tree of Python's parser in Rust's syntax."""
+
+    def sequence(self, items: list[Any], edges: _Edges, num_repeats: int, depth: int) -> str:
+        if depth > _MAX_DEPTH:
+            raise PatternError(f"has groups nested deeper than {_MAX_DEPTH}")
+        left, right = edges.left, edges.right
+        while items and left and _is_anchor(items[0], ("AT_BEGINNING",)):
+            items, left = items[1:], False
+        while items and right and _is_anchor(items[-1], ("AT_END",)):
+            items, right = items[:-1], False
+        if not items:
+            return _ANY if left or right else ""
+        parts = []
+        for index, item in enumerate(items):
+            inner = _Edges(left=left and index == 0, right=right and index == len(items) - 1)
+            parts.append(self._item(item, inner, num_repeats, depth))
+        return "".join(parts)
+
+    def _item(self, item: Any, edges: _Edges, num_repeats: int, depth: int) -> str:
+        name, value = str(item[0]), item[1]
+        if name == "SUBPATTERN":
+            _, add_flags, del_flags, inner = value
+            if add_flags or del_flags:
+                raise PatternError("has flags such as (?i:...), which not every dialect knows")
+            return f"(?:{self.sequence(list(inner), edges, num_repeats, depth + 1)})"
+        if name == "BRANCH":
+            branches = [self.sequence(list(b), edges, num_repeats, depth + 1) for b in value[1]]
+            return f"(?:{'|'.join(branches)})"
+        return _padded(self._plain(name, value, num_repeats, depth), edges)
+
+    def _plain(self, name: str, value: Any, num_repeats: int, depth: int) -> str:
+        if name == "LITERAL":
+            return _character(value)
+        if name == "NOT_LITERAL":
+            return f"[^{_character(value)}]"
+        if name == "ANY":
+            return r"[^\x{a}\x{d}\x{2028}\x{2029}]"
+        if name == "IN":
+            return _character_class(value)
+        if name in ("MAX_REPEAT", "MIN_REPEAT"):
+            return self._repeat(value, num_repeats, depth)
+        raise PatternError(f"has {_NAMES.get(name, name)}, which cannot be held")
+
+    def _repeat(self, value: Any, num_repeats: int, depth: int) -> str:
+        low, high, inner = int(value[0]), value[1], list(value[2])
+        is_open = high == _parser.MAXREPEAT
+        num_repeats *= max(1, low if is_open else int(high))
+        if num_repeats > MAX_REPEAT:
+            raise PatternError(f"repeats a part more than {MAX_REPEAT:,} times")
+        text = self.sequence(inner, _Edges(left=False, right=False), num_repeats, depth + 1)
+        return f"(?:{text}){{{low},{'' if is_open else int(high)}}}"
+
+
+_NAMES = {
+    "AT": "an anchor (^, $, \\b, \\A, \\Z) that is not at its edge",
+    "ASSERT": "look-ahead or look-behind",
+    "ASSERT_NOT": "look-ahead or look-behind",
+    "GROUPREF": "a back-reference",
+    "GROUPREF_EXISTS": "a conditional group",
+    "ATOMIC_GROUP": "an atomic group",
+    "POSSESSIVE_REPEAT": "a possessive repeat",
+    "FAILURE": "an empty look-ahead",
+}
+
+
+def _is_anchor(item: Any, names: tuple[str, ...]) -> bool:
+    return str(item[0]) == "AT" and str(item[1]) in names
+
+
+def _padded(text: str, edges: _Edges) -> str:
+    return f"{_ANY if edges.left else ''}{text}{_ANY if edges.right else ''}"
+
+
+def _character(code: int) -> str:
+    if chr(code).isascii() and chr(code).isalnum():
+        return chr(code)
+    if 0xD800 <= code <= 0xDFFF:
+        raise PatternError("names half of a surrogate pair, which is no character")
+    return f"\\x{{{code:x}}}"
+
+
+def _character_class(items: list[Any]) -> str:
+    is_negated = str(items[0][0]) == "NEGATE"
+    parts = [_class_part(str(name), value, is_negated) for name, value in items[is_negated:]]
+    return f"[{'^' if is_negated else ''}{''.join(parts)}]"
+
+
+def _class_part(name: str, value: Any, is_negated: bool) -> str:
+    """Write a part of a class so that the whole class has nothing that a dialect leaves out."""
+    if name == "LITERAL":
+        return _character(value)
+    if name == "RANGE":
+        return f"{_character(value[0])}-{_character(value[1])}"
+    category = str(value)
+    if category not in _CATEGORIES:
+        raise PatternError(f"has {category}, which cannot be held")
+    return _CATEGORIES[category][is_negated]
+
+
+# Of each category: the least that every dialect has, and the most that any dialect has.
+_CATEGORIES = {
+    "CATEGORY_DIGIT": ("0-9", r"\p{Nd}"),
+    "CATEGORY_NOT_DIGIT": (r"[^\p{Nd}]", "[^0-9]"),
+    "CATEGORY_SPACE": (_SPACE_CLASS, _NOT_SPACE_CLASS),
+    "CATEGORY_NOT_SPACE": (f"[^{_NOT_SPACE_CLASS}]", f"[^{_SPACE_CLASS}]"),
+    "CATEGORY_WORD": ("0-9A-Za-z_", _NOT_WORD_CLASS),
+    "CATEGORY_NOT_WORD": (f"[^{_NOT_WORD_CLASS}]", "[^0-9A-Za-z_]"),
+}
+
+
+def _examples(items: list[Any]) -> list[str]:
+    """Return short texts that the parts match one after the other; anchors match nothing."""
+    texts = [""]
+    for name, value in items:
+        options = _item_examples(str(name), value)
+        # The shortest of everything, then one change at a time.
+        texts = [text + options[0] for text in texts] + [texts[0] + o for o in options[1:]]
+        texts = list(dict.fromkeys(texts))[:_MAX_EXAMPLES]
+    return sorted(texts, key=len)
+
+
+def _item_examples(name: str, value: Any) -> list[str]:
+    if name == "LITERAL":
+        return [chr(value)]
+    if name == "SUBPATTERN":
+        return _examples(list(value[3]))
+    if name == "BRANCH":
+        texts = [text for branch in value[1] for text in _examples(list(branch))]
+        return sorted(texts, key=len)[:_MAX_EXAMPLES]
+    if name in ("MAX_REPEAT", "MIN_REPEAT"):
+        low, high = int(value[0]), value[1]
+        counts = (low, low + 1) if high > low else (low,)
+        texts = [text * count for count in counts for text in _examples(list(value[2]))]
+        return sorted(set(texts), key=len)[:_MAX_EXAMPLES]
+    if name in ("IN", "NOT_LITERAL", "ANY"):
+        return [_class_example(name, value)]
+    return [""]
+
+
+def _class_example(name: str, value: Any) -> str:
+    if name == "ANY":
+        return "a"
+    if name == "NOT_LITERAL":
+        return "b" if value == ord("a") else "a"
+    is_negated = str(value[0][0]) == "NEGATE"
+    if not is_negated and str(value[0][0]) != "CATEGORY":
+        detail = value[0][1]
+        return chr(detail if isinstance(detail, int) else detail[0])
+    for character in "a0 -_.":
+        is_in = any(_part_has(str(part), detail, character) for part, detail in value[is_negated:])
+        if is_in != is_negated:
+            return character
+    return "a"
+
+
+def _part_has(name: str, detail: Any, character: str) -> bool:
+    if name == "LITERAL":
+        return ord(character) == int(detail)
+    if name == "RANGE":
+        return bool(detail[0] <= ord(character) <= detail[1])
+    category = str(detail).removeprefix("CATEGORY_")
+    has = {
+        "DIGIT": character.isdigit(),
+        "SPACE": character.isspace(),
+        "WORD": character.isalnum() or character == "_",
+    }
+    return has[category.removeprefix("NOT_")] != category.startswith("NOT_")

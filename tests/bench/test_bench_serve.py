@@ -1,0 +1,495 @@
+"""The load generator, against a small server that answers as it is told."""
+
+import math
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixtral.bench.probes import Prober
+from mixtral.bench.serve_http import BrokenResponse, ResponseReader, Target
+from mixtral.bench.serve_load import Load, LoadRun, Outcome, arrival_gaps
+from mixtral.bench.serve_prompts import (
+    BodyOptions,
+    Prompt,
+    PromptOptions,
+    random_prompts,
+    read_prompts,
+)
+from mixtral.bench.serve_report import (
+    Percentiles,
+    ServeReport,
+    most_in_flight,
+    percentile,
+    serve_table,
+    summarize,
+    throughputs,
+)
+from mixtral.bench.serve_session import ServedModel, ServeOptions, ServeSession, measure_serve
+from mixtral.bench.serve_stream import Answer, BadAnswer, StreamReader
+from mixtral.errors import ConfigError, EngineError, InvalidRequest
+from tests.bench.bench_for_tests import RESULT_FIELDS
+from tests.bench.serve_for_tests import Behaviour, FakeServer, running
+
+MODEL = ServedModel(name="fake-model", engine="fakes")
+
+
+def options(load: Load | None = None, **changes: Any) -> ServeOptions:
+    settings = {
+        "loads": [load or Load(concurrency=2)],
+        "prompts": PromptOptions(prompt_tokens=5, new_tokens=4),
+        "body": BodyOptions(model="fake-model"),
+        "requests": 6,
+        "warmup": 0,
+    }
+    return ServeOptions(**(settings | changes))
+
+
+def measure(server: FakeServer, wanted: ServeOptions, **changes: Any) -> ServeReport:
+    with running(server), ServeSession(Target.parse(server.url), **changes) as session:
+        return measure_serve(session, wanted, MODEL)
+
+
+# ---- One answer --------------------------------------------------------------------------------
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(["HTTP/1.1 200 OK", *lines, "\r\n"]).encode()
+
+
+CHUNKED = head("Transfer-Encoding: chunked") + b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n"
+SIZED = head("content-length: 11") + b"hello world"
+
+
+@given(cuts=st.lists(st.integers(0, len(CHUNKED)), max_size=8), is_chunked=st.booleans())
+def test_a_response_in_any_pieces_is_the_same_body(cuts: list[int], is_chunked: bool) -> None:
+    data = CHUNKED if is_chunked else SIZED
+    reader = ResponseReader()
+    places = [0, *sorted(cuts), len(data)]
+    pieces = [data[a:b] for a, b in pairwise(places)]
+    assert b"".join(reader.feed(piece) for piece in pieces) == b"hello world"
+    assert reader.is_complete
+    assert reader.keeps_alive
+    assert reader.status == 200
+
+
+def test_a_body_without_length_ends_with_the_connection() -> None:
+    reader = ResponseReader()
+    assert reader.feed(head("Content-Type: text/plain") + b"hello") == b"hello"
+    assert not reader.is_complete
+    reader.end()
+    assert reader.is_complete
+    assert not reader.keeps_alive
+
+
+def test_interim_answers_are_passed_over() -> None:
+    reader = ResponseReader()
+    assert reader.feed(b"HTTP/1.1 100 Continue\r\n\r\n" + SIZED) == b"hello world"
+    assert reader.status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 OK\r\n\r\n", head("Transfer-Encoding: chunked") + b"x\r\n"],
+)
+def test_what_is_no_http_is_a_broken_response(data: bytes) -> None:
+    with pytest.raises(BrokenResponse):
+        ResponseReader().feed(data)
+
+
+@pytest.mark.parametrize("length", [0, 10, len(SIZED) - 1])
+def test_a_connection_that_closes_early_is_a_broken_response(length: int) -> None:
+    reader = ResponseReader()
+    reader.feed(SIZED[:length])
+    with pytest.raises(BrokenResponse, match="closed the connection"):
+        reader.end()
+
+
+def read_stream(*events: tuple[float, str]) -> StreamReader:
+    reader = StreamReader()
+    reader.on_head(200, "text/event-stream")
+    for now_s, payload in events:
+        reader.on_body(f"data: {payload}\n\n".encode(), now_s)
+    return reader
+
+
+TEXT = '{"choices": [{"text": " a"}]}'
+
+
+def test_first_token_is_the_first_event_with_text() -> None:
+    role = '{"choices": [{"delta": {"role": "assistant", "content": ""}}]}'
+    text = '{"choices": [{"delta": {"content": "a"}}]}'
+    end = '{"choices": [{"delta": {}, "finish_reason": "length"}]}'
+    usage = '{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'
+    events = [(1.0, role), (2.0, text), (3.0, text), (5.0, text), (5.5, end), (6.0, usage)]
+    answer = read_stream(*events, (6.5, "[DONE]")).answer()
+    assert (answer.first_s, answer.last_s, answer.end_s) == (2.0, 5.5, 6.5)
+    assert answer.gaps_s == [1.0, 2.0, 0.5]
+    assert (answer.num_tokens, answer.num_prompt_tokens) == (3, 7)
+    assert answer.finish_reason == "length"
+
+
+def test_without_usage_an_event_with_text_is_a_token() -> None:
+    end = '{"choices": [{"text": "", "finish_reason": "length"}]}'
+    answer = read_stream((1.0, TEXT), (2.0, TEXT), (3.0, end), (3.0, "[DONE]")).answer()
+    assert answer.num_tokens == 2
+    assert not answer.has_usage
+
+
+def test_tokens_without_text_still_make_an_answer() -> None:
+    silent = '{"choices": [{"text": ""}]}'
+    end = (
+        '{"choices": [{"text": "", "finish_reason": "length"}], "usage": {"completion_tokens": 2}}'
+    )
+    answer = read_stream((1.0, silent), (2.0, silent), (3.0, end), (3.5, "[DONE]")).answer()
+    assert (answer.first_s, answer.last_s, answer.num_tokens) == (1.0, 3.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([], "no events"),
+        ([TEXT], "ended before its last event"),
+        (['{"error": {"message": "out of\\nblocks"}}', "[DONE]"], "out of\nblocks"),
+        (['{"usage": {"completion_tokens": 2}}', "[DONE]"], "without a choice"),
+        (["[1]", "nonsense", '{"choices": [3], "usage": 7}', "[DONE]"], "without a choice"),
+    ],
+)
+def test_a_stream_that_is_not_whole_is_a_bad_answer(events: list[str], message: str) -> None:
+    with pytest.raises(BadAnswer, match=message):
+        read_stream(*((1.0, event) for event in events)).answer()
+
+
+# ---- Many answers ------------------------------------------------------------------------------
+
+
+def test_every_request_is_timed_and_counted() -> None:
+    server = FakeServer(first_delay_s=0.05, token_delay_s=0.02)
+    report = measure(server, options())
+    result = report.results[0]
+    serve = result.serve
+    assert (serve.succeeded, serve.failed, serve.unfinished) == (6, 0, 0)
+    assert serve.ttft_ms is not None
+    assert serve.tpot_ms is not None
+    assert serve.e2e_ms is not None
+    assert serve.ttft_ms.p50 >= 50
+    assert serve.tpot_ms.p50 >= 20
+    parts = serve.ttft_ms.mean + 3 * serve.tpot_ms.mean
+    assert parts == pytest.approx(serve.e2e_ms.mean, rel=0.1)
+    assert result.tokens_per_s is not None
+    assert result.tokens_per_s.median == pytest.approx(24 / serve.duration_s)
+    assert serve.mean_prompt_tokens == 5
+    assert serve.counted_by == "server"
+    assert (result.batch, server.most_at_once) == (2, 2)
+
+
+def test_requests_are_what_was_asked_for() -> None:
+    server = FakeServer()
+    body = BodyOptions(model="m", extra_body={"temperature": None, "top_p": 0.5})
+    measure(server, options(body=body, warmup=2))
+    assert len(server.bodies) == 8
+    assert len({tuple(body["prompt"]) for body in server.bodies}) == 8
+    sent = server.bodies[0]
+    assert len(sent.pop("prompt")) == 5
+    assert sent == {
+        "model": "m",
+        "max_tokens": 4,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+        "top_p": 0.5,
+    }
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_connections_are_used_again_as_long_as_they_last(closes: bool) -> None:
+    server = FakeServer(closes=closes)
+    report = measure(server, options())
+    assert report.results[0].serve.succeeded == 6
+    assert server.num_connections == (6 if closes else 2)
+
+
+def test_every_allowed_form_of_a_stream_is_understood() -> None:
+    report = measure(FakeServer(behaviours=["is odd"] * 6), options())
+    assert report.results[0].serve.failures == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("refuses", "HTTP 429: too many requests"),
+        ("breaks", "the server closed the connection in the middle of an answer"),
+        ("cuts short", "3 tokens instead of 4"),
+        ("fails late", "error in the stream: engine stopped"),
+        ("hangs", "no whole answer within 1 s"),
+        ("is no stream", "no events in the answer, which is application/json"),
+    ],
+)
+def test_failures_are_counted_with_their_reason(behaviour: Behaviour, reason: str) -> None:
+    server = FakeServer(behaviours=["good", behaviour, "good", behaviour])
+    serve = measure(server, options(), timeout_s=1).results[0].serve
+    assert (serve.succeeded, serve.failed) == (4, 2)
+    assert serve.failures == [{"reason": reason, "count": 2}]
+
+
+def test_an_answer_may_be_short_where_it_may_end() -> None:
+    body = BodyOptions(model="m", ignore_eos=False)
+    report = measure(FakeServer(behaviours=["cuts short"]), options(body=body))
+    assert report.results[0].serve.failed == 0
+    assert report.results[0].tokens_per_s is not None
+
+
+def test_tokens_that_nobody_counts_are_counted_here() -> None:
+    report = measure(FakeServer(behaviours=["counts nothing"] * 6), options())
+    serve = report.results[0].serve
+    assert (serve.counted_by, serve.failed, serve.mean_prompt_tokens) == ("events", 0, None)
+
+
+def test_open_loop_does_not_wait_for_answers() -> None:
+    server = FakeServer(first_delay_s=0.5)
+    report = measure(server, options(Load(request_rate=50), requests=20))
+    assert report.results[0].serve.duration_s < 20 * 0.5
+    assert report.results[0].serve.succeeded == 20
+    assert server.most_at_once > 5
+
+
+def test_the_clock_starts_when_a_request_was_due() -> None:
+    answer = Answer(
+        first_s=3.0,
+        last_s=5.0,
+        end_s=6.0,
+        gaps_s=[2.0],
+        num_tokens=3,
+        num_prompt_tokens=7,
+        finish_reason="length",
+        has_usage=True,
+    )
+    late = Outcome(due_s=1.0, sent_s=2.0, end_s=6.0, answer=answer)
+    run = LoadRun(
+        load=Load(request_rate=1),
+        outcomes=[late],
+        num_planned=1,
+        begin_s=0.0,
+        end_s=6.0,
+        client_cpu_s=0.6,
+        is_cut=False,
+    )
+    serve = summarize([run])
+    assert serve.ttft_ms is not None
+    assert serve.tpot_ms is not None
+    assert serve.e2e_ms is not None
+    assert serve.lateness_ms is not None
+    assert (serve.ttft_ms.p50, serve.tpot_ms.p50, serve.e2e_ms.p50) == (2000, 1000, 5000)
+    assert serve.lateness_ms.max == 1000
+    assert serve.client_cpu_share == pytest.approx(0.1)
+    assert throughputs([run]) == [0.5]
+
+
+def test_arrivals_are_a_poisson_process_of_the_rate() -> None:
+    gaps = arrival_gaps(5.0, 20_001, seed=3)[1:]
+    assert statistics.fmean(gaps) == pytest.approx(0.2, rel=0.03)
+    assert statistics.stdev(gaps) == pytest.approx(0.2, rel=0.05)
+    assert sum(gap > 0.4 for gap in gaps) / len(gaps) == pytest.approx(math.exp(-2), rel=0.1)
+    assert arrival_gaps(5.0, 10, seed=3) == arrival_gaps(5.0, 10, seed=3)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
+def test_percentiles_are_those_of_numpy(values: list[float], share: float) -> None:
+    expected = float(np.percentile(values, 100 * share))
+    assert percentile(sorted(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_no_times_have_no_percentiles() -> None:
+    assert Percentiles.of([]) is None
+    found = Percentiles.of([0.002, 0.001])
+    assert found == Percentiles(p50=1.5, p90=1.9, p99=1.99, mean=1.5, max=2.0)
+
+
+def test_most_in_flight_counts_a_request_that_follows_at_once_as_one() -> None:
+    spans = [(0.0, 1.0), (1.0, 2.0), (1.5, 3.0)]
+    outcomes = [Outcome(due_s=a, sent_s=a, end_s=b, answer=None, failure="x") for a, b in spans]
+    assert most_in_flight(outcomes) == 2
+
+
+def test_repeats_are_pooled_and_their_throughputs_spread() -> None:
+    loads = [Load(concurrency=1), Load(concurrency=3)]
+    server = FakeServer(token_delay_s=0.005)
+    report = measure(server, options(loads=loads, repeats=3))
+    assert [result.serve.succeeded for result in report.results] == [18, 18]
+    assert len({tuple(body["prompt"]) for body in server.bodies}) == 36
+    speed = report.results[1].tokens_per_s
+    assert speed is not None
+    assert speed.min <= speed.median <= speed.max
+
+
+def test_json_has_every_field_of_the_schema(prober: Prober) -> None:
+    with running(FakeServer()) as server, ServeSession(Target.parse(server.url)) as session:
+        report = measure_serve(session, options(), MODEL, prober=prober)
+    values = report.to_json()
+    assert values.keys() >= {"machine", "commit", "command", "date", "results", "notes"}
+    result = values["results"][0]
+    assert result.keys() == RESULT_FIELDS | {"serve"}
+    assert result["work"] == "serve"
+    assert result["probes"]["read_gb_per_s"] > 0
+    assert result["step_ms"].keys() == {"median", "min", "max"}
+    assert result["serve"]["ttft_ms"].keys() == {"p50", "p90", "p99", "mean", "max"}
+
+
+def test_when_nothing_succeeds_there_are_no_numbers_but_a_table() -> None:
+    report = measure(FakeServer(behaviours=["refuses"] * 6), options())
+    assert not report.has_success
+    assert report.results[0].tokens_per_s is None
+    assert serve_table(report).row_count == 1
+
+
+def test_a_warm_up_that_fails_ends_the_run() -> None:
+    with pytest.raises(EngineError, match="warm-up succeeded: HTTP 429: too many requests"):
+        measure(FakeServer(behaviours=["refuses"] * 2), options(warmup=2))
+
+
+def test_ctrl_c_gives_what_was_measured_until_then() -> None:
+    server = FakeServer(behaviours=["good"] * 3 + ["hangs"] * 100)
+
+    def interrupt() -> None:
+        while len(server.bodies) < 5:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    report = measure(server, options(repeats=2))
+    thread.join()
+    assert report.is_cut
+    assert report.results[0].serve.succeeded == 3
+    assert report.results[0].serve.unfinished == 3
+
+
+def test_the_load_generator_says_what_it_costs_and_that_is_little() -> None:
+    server = FakeServer()
+    wanted = options(
+        Load(concurrency=8), requests=50, prompts=PromptOptions(prompt_tokens=64, new_tokens=64)
+    )
+    # The server is a thread of this process, so this bounds both together.
+    serve = measure(server, wanted).results[0].serve
+    assert serve.client_cpu_s > 0
+    assert serve.client_cpu_s / (50 * 64) < 1e-3
+
+
+def test_a_server_that_is_not_there_is_one_line() -> None:
+    with (
+        ServeSession(Target.parse("http://127.0.0.1:9/v1")) as session,
+        pytest.raises(EngineError, match=r"no server answers at http://127\.0\.0\.1:9/v1"),
+    ):
+        session.find_model()
+
+
+def test_the_model_is_the_first_that_the_server_lists() -> None:
+    target_key = "secret-key"
+    with running(FakeServer()) as server:
+        target = Target.parse(server.url, api_key=target_key)
+        with ServeSession(target) as session:
+            assert session.find_model() == ("fake-model", "fakes")
+        with (
+            ServeSession(Target.parse(f"http://127.0.0.1:{server.port}")) as session,
+            pytest.raises(EngineError, match="mostly ends with /v1"),
+        ):
+            session.find_model()
+    assert "Authorization: Bearer secret-key" in server.heads[0]
+    assert "Authorization" not in server.heads[1]
+
+
+# ---- What is sent ------------------------------------------------------------------------------
+
+
+def test_random_prompts_differ_after_the_shared_prefix() -> None:
+    wanted = PromptOptions(prompt_tokens=10, shared_prefix_tokens=6, vocab_size=32000, seed=1)
+    prompts = [p.content for salt in "ab" for p in random_prompts(wanted, 20, salt=salt)]
+    assert {len(prompt) for prompt in prompts} == {10}
+    assert len({tuple(prompt[:6]) for prompt in prompts}) == 1  # type: ignore[arg-type]
+    assert len({tuple(prompt[6:]) for prompt in prompts}) == 40  # type: ignore[arg-type]
+    assert prompts[:20] == [p.content for p in random_prompts(wanted, 20, salt="a")]
+
+
+def test_random_texts_have_a_word_per_token() -> None:
+    prompt = random_prompts(PromptOptions(prompt_tokens=12, form="text"), 1, salt="a")[0]
+    assert isinstance(prompt.content, str)
+    assert len(prompt.content.split(" ")) == 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_ids_stay_inside_a_small_vocabulary(seed: int) -> None:
+    size = random.Random(seed).randrange(2, 300)
+    prompt = random_prompts(PromptOptions(vocab_size=size, seed=seed), 1, salt="a")[0]
+    assert all(0 < token_id < size for token_id in prompt.content)  # type: ignore[operator]
+
+
+def test_a_file_gives_prompts_in_turn(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one", "max_tokens": 2}\n\n{"prompt": [5, 6]}\n')
+    listed = read_prompts(file, new_tokens=3)
+    assert listed == [Prompt(content="one", max_tokens=2), Prompt(content=[5, 6], max_tokens=3)]
+    server = FakeServer()
+    report = measure(server, options(Load(concurrency=1), listed_prompts=listed, warmup=1))
+    assert report.results[0].serve.failed == 0
+    assert report.results[0].prompt_tokens is None
+    sent = [(body["prompt"], body["max_tokens"]) for body in server.bodies[:3]]
+    assert sent == [("one", 2), ([5, 6], 3), ("one", 2)]
+
+
+def test_chat_takes_texts_and_messages() -> None:
+    body = BodyOptions(endpoint="chat", model="m")
+    messages = [{"role": "user", "content": "hi"}]
+    assert body.write(Prompt(content="hi", max_tokens=1)) == body.write(
+        Prompt(content=messages, max_tokens=1)
+    )
+    with pytest.raises(ConfigError, match="takes no token ids"):
+        body.write(Prompt(content=[1, 2], max_tokens=1))
+    with pytest.raises(ConfigError, match="messages need --endpoint chat"):
+        BodyOptions(model="m").write(Prompt(content=messages, max_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "line 2 is not JSON"),
+        ("[1]", "must be an object with either prompt or messages"),
+        ('{"prompt": "a", "messages": []}', "either prompt or messages"),
+        ('{"prompt": "a", "temperature": 1}', "has 'temperature'"),
+        ('{"prompt": "a", "max_tokens": 0}', "max_tokens is 0"),
+        ('{"prompt": "a", "max_tokens": true}', "max_tokens is True"),
+        ('{"prompt": []}', "a text or a list of token ids"),
+        ('{"prompt": [1, "2"]}', "a text or a list of token ids"),
+        ('{"messages": "hi"}', "a list of objects"),
+    ],
+)
+def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n' + line)
+    with pytest.raises(InvalidRequest, match=message):
+        read_prompts(file, new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8000", "ftp://host/v1", "http://", "http://h:99999", "http://h/v1?x=1", "h h"],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="must be the address of a server"):
+        Target.parse(url)
+
+
+def test_addresses_keep_their_parts() -> None:
+    target = Target.parse("https://[::1]:8443/v1/")
+    assert (target.host, target.port, target.is_tls) == ("::1", 8443, True)
+    assert target.url == "https://[::1]:8443/v1"
+    assert Target.parse("http://example.com/v1").port == 80
