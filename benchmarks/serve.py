@@ -26,7 +26,7 @@ from serve_parts import PARTS, Plan, Stage
 from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.probes import Prober, Probes
 from mixtral.bench.results import Report, write_json
-from mixtral.bench.serve_session import quick_prober
+from mixtral.bench.serve_measure import quick_prober
 from mixtral.errors import Error
 from mixtral.machine import num_usable_cpus
 

@@ -121,6 +121,7 @@ def _draw_answers(
         problem = _problem(validator, text)
         if problem:
             outcome.violations.append(f"max_tokens {max_tokens}: {problem}: {text[:1000]}")
+            print(outcome.path, outcome.violations[-1][:300], file=sys.stderr, flush=True)
 
 
 def _draw(

@@ -91,13 +91,10 @@ def load_model(
             f"dtype is {dtype!r} and quantization is {quantization!r}; give one of them."
         )
     weights = _open_weights(source, dtype=dtype, recipe=recipe, where=where, seed=seed)
-    is_native = where.type == "cpu" and (
-        load_library() is not None
-        if weights.recipe is not None
-        else weights.dtype == torch.bfloat16
-        and _has_bf16_kernels()
-        and CpuTransformer.can_run(weights.config)
+    has_kernels = weights.recipe is not None or (
+        weights.dtype == torch.bfloat16 and CpuTransformer.can_run(weights.config)
     )
+    is_native = where.type == "cpu" and has_kernels and load_library() is not None
     if is_native:
         return CpuTransformer(
             weights.config, weights.tensors, exact=exact, kv_dtype=kv_dtype or "bfloat16"
@@ -234,11 +231,6 @@ def _dense_model(weights: _Weights, where: torch.device) -> LanguageModel:
     if where.type == "cuda" and can_group and not model.config.is_dense:
         model.stack_experts()
     return model
-
-
-def _has_bf16_kernels() -> bool:
-    library = load_library()
-    return library is not None and library.level == "avx512bf16"
 
 
 def unpacked_tensors(

@@ -2,12 +2,10 @@
 
 import math
 import os
-import random
 import signal
 import statistics
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtral.bench.probes import Prober
-from mixtral.bench.serve_http import BrokenResponse, ResponseReader, Target
+from mixtral.bench.serve_http import Target
 from mixtral.bench.serve_load import Load, LoadRun, Outcome, arrival_gaps
+from mixtral.bench.serve_measure import ServedModel, measure_serve
 from mixtral.bench.serve_prompts import (
     BodyOptions,
     Prompt,
     PromptOptions,
-    random_prompts,
     read_prompts,
 )
 from mixtral.bench.serve_report import (
@@ -35,9 +33,9 @@ from mixtral.bench.serve_report import (
     summarize,
     throughputs,
 )
-from mixtral.bench.serve_session import ServedModel, ServeOptions, ServeSession, measure_serve
-from mixtral.bench.serve_stream import Answer, BadAnswer, StreamReader
-from mixtral.errors import ConfigError, EngineError, InvalidRequest
+from mixtral.bench.serve_session import ServeOptions, ServeSession
+from mixtral.bench.serve_stream import Answer
+from mixtral.errors import EngineError
 from tests.bench.bench_for_tests import RESULT_FIELDS
 from tests.bench.serve_for_tests import Behaviour, FakeServer, running
 
@@ -58,119 +56,6 @@ def options(load: Load | None = None, **changes: Any) -> ServeOptions:
 def measure(server: FakeServer, wanted: ServeOptions, **changes: Any) -> ServeReport:
     with running(server), ServeSession(Target.parse(server.url), **changes) as session:
         return measure_serve(session, wanted, MODEL)
-
-
-# ---- One answer --------------------------------------------------------------------------------
-
-
-def head(*lines: str) -> bytes:
-    return "\r\n".join(["HTTP/1.1 200 OK", *lines, "\r\n"]).encode()
-
-
-CHUNKED = head("Transfer-Encoding: chunked") + b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n"
-SIZED = head("content-length: 11") + b"hello world"
-
-
-@given(cuts=st.lists(st.integers(0, len(CHUNKED)), max_size=8), is_chunked=st.booleans())
-def test_a_response_in_any_pieces_is_the_same_body(cuts: list[int], is_chunked: bool) -> None:
-    data = CHUNKED if is_chunked else SIZED
-    reader = ResponseReader()
-    places = [0, *sorted(cuts), len(data)]
-    pieces = [data[a:b] for a, b in pairwise(places)]
-    assert b"".join(reader.feed(piece) for piece in pieces) == b"hello world"
-    assert reader.is_complete
-    assert reader.keeps_alive
-    assert reader.status == 200
-
-
-def test_a_body_without_length_ends_with_the_connection() -> None:
-    reader = ResponseReader()
-    assert reader.feed(head("Content-Type: text/plain") + b"hello") == b"hello"
-    assert not reader.is_complete
-    reader.end()
-    assert reader.is_complete
-    assert not reader.keeps_alive
-
-
-def test_interim_answers_are_passed_over() -> None:
-    reader = ResponseReader()
-    assert reader.feed(b"HTTP/1.1 100 Continue\r\n\r\n" + SIZED) == b"hello world"
-    assert reader.status == 200
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 OK\r\n\r\n", head("Transfer-Encoding: chunked") + b"x\r\n"],
-)
-def test_what_is_no_http_is_a_broken_response(data: bytes) -> None:
-    with pytest.raises(BrokenResponse):
-        ResponseReader().feed(data)
-
-
-@pytest.mark.parametrize("length", [0, 10, len(SIZED) - 1])
-def test_a_connection_that_closes_early_is_a_broken_response(length: int) -> None:
-    reader = ResponseReader()
-    reader.feed(SIZED[:length])
-    with pytest.raises(BrokenResponse, match="closed the connection"):
-        reader.end()
-
-
-def read_stream(*events: tuple[float, str]) -> StreamReader:
-    reader = StreamReader()
-    reader.on_head(200, "text/event-stream")
-    for now_s, payload in events:
-        reader.on_body(f"data: {payload}\n\n".encode(), now_s)
-    return reader
-
-
-TEXT = '{"choices": [{"text": " a"}]}'
-
-
-def test_first_token_is_the_first_event_with_text() -> None:
-    role = '{"choices": [{"delta": {"role": "assistant", "content": ""}}]}'
-    text = '{"choices": [{"delta": {"content": "a"}}]}'
-    end = '{"choices": [{"delta": {}, "finish_reason": "length"}]}'
-    usage = '{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'
-    events = [(1.0, role), (2.0, text), (3.0, text), (5.0, text), (5.5, end), (6.0, usage)]
-    answer = read_stream(*events, (6.5, "[DONE]")).answer()
-    assert (answer.first_s, answer.last_s, answer.end_s) == (2.0, 5.5, 6.5)
-    assert answer.gaps_s == [1.0, 2.0, 0.5]
-    assert (answer.num_tokens, answer.num_prompt_tokens) == (3, 7)
-    assert answer.finish_reason == "length"
-
-
-def test_without_usage_an_event_with_text_is_a_token() -> None:
-    end = '{"choices": [{"text": "", "finish_reason": "length"}]}'
-    answer = read_stream((1.0, TEXT), (2.0, TEXT), (3.0, end), (3.0, "[DONE]")).answer()
-    assert answer.num_tokens == 2
-    assert not answer.has_usage
-
-
-def test_tokens_without_text_still_make_an_answer() -> None:
-    silent = '{"choices": [{"text": ""}]}'
-    end = (
-        '{"choices": [{"text": "", "finish_reason": "length"}], "usage": {"completion_tokens": 2}}'
-    )
-    answer = read_stream((1.0, silent), (2.0, silent), (3.0, end), (3.5, "[DONE]")).answer()
-    assert (answer.first_s, answer.last_s, answer.num_tokens) == (1.0, 3.0, 2)
-
-
-@pytest.mark.parametrize(
-    ("events", "message"),
-    [
-        ([], "no events"),
-        ([TEXT], "ended before its last event"),
-        (['{"error": {"message": "out of\\nblocks"}}', "[DONE]"], "out of\nblocks"),
-        (['{"usage": {"completion_tokens": 2}}', "[DONE]"], "without a choice"),
-        (["[1]", "nonsense", '{"choices": [3], "usage": 7}', "[DONE]"], "without a choice"),
-    ],
-)
-def test_a_stream_that_is_not_whole_is_a_bad_answer(events: list[str], message: str) -> None:
-    with pytest.raises(BadAnswer, match=message):
-        read_stream(*((1.0, event) for event in events)).answer()
-
-
-# ---- Many answers ------------------------------------------------------------------------------
 
 
 def test_every_request_is_timed_and_counted() -> None:
@@ -408,31 +293,6 @@ def test_the_model_is_the_first_that_the_server_lists() -> None:
     assert "Authorization" not in server.heads[1]
 
 
-# ---- What is sent ------------------------------------------------------------------------------
-
-
-def test_random_prompts_differ_after_the_shared_prefix() -> None:
-    wanted = PromptOptions(prompt_tokens=10, shared_prefix_tokens=6, vocab_size=32000, seed=1)
-    prompts = [p.content for salt in "ab" for p in random_prompts(wanted, 20, salt=salt)]
-    assert {len(prompt) for prompt in prompts} == {10}
-    assert len({tuple(prompt[:6]) for prompt in prompts}) == 1  # type: ignore[arg-type]
-    assert len({tuple(prompt[6:]) for prompt in prompts}) == 40  # type: ignore[arg-type]
-    assert prompts[:20] == [p.content for p in random_prompts(wanted, 20, salt="a")]
-
-
-def test_random_texts_have_a_word_per_token() -> None:
-    prompt = random_prompts(PromptOptions(prompt_tokens=12, form="text"), 1, salt="a")[0]
-    assert isinstance(prompt.content, str)
-    assert len(prompt.content.split(" ")) == 12
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_random_ids_stay_inside_a_small_vocabulary(seed: int) -> None:
-    size = random.Random(seed).randrange(2, 300)
-    prompt = random_prompts(PromptOptions(vocab_size=size, seed=seed), 1, salt="a")[0]
-    assert all(0 < token_id < size for token_id in prompt.content)  # type: ignore[operator]
-
-
 def test_a_file_gives_prompts_in_turn(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one", "max_tokens": 2}\n\n{"prompt": [5, 6]}\n')
@@ -444,52 +304,3 @@ def test_a_file_gives_prompts_in_turn(tmp_path: Path) -> None:
     assert report.results[0].prompt_tokens is None
     sent = [(body["prompt"], body["max_tokens"]) for body in server.bodies[:3]]
     assert sent == [("one", 2), ([5, 6], 3), ("one", 2)]
-
-
-def test_chat_takes_texts_and_messages() -> None:
-    body = BodyOptions(endpoint="chat", model="m")
-    messages = [{"role": "user", "content": "hi"}]
-    assert body.write(Prompt(content="hi", max_tokens=1)) == body.write(
-        Prompt(content=messages, max_tokens=1)
-    )
-    with pytest.raises(ConfigError, match="takes no token ids"):
-        body.write(Prompt(content=[1, 2], max_tokens=1))
-    with pytest.raises(ConfigError, match="messages need --endpoint chat"):
-        BodyOptions(model="m").write(Prompt(content=messages, max_tokens=1))
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("nonsense", "line 2 is not JSON"),
-        ("[1]", "must be an object with either prompt or messages"),
-        ('{"prompt": "a", "messages": []}', "either prompt or messages"),
-        ('{"prompt": "a", "temperature": 1}', "has 'temperature'"),
-        ('{"prompt": "a", "max_tokens": 0}', "max_tokens is 0"),
-        ('{"prompt": "a", "max_tokens": true}', "max_tokens is True"),
-        ('{"prompt": []}', "a text or a list of token ids"),
-        ('{"prompt": [1, "2"]}', "a text or a list of token ids"),
-        ('{"messages": "hi"}', "a list of objects"),
-    ],
-)
-def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, line: str, message: str) -> None:
-    file = tmp_path / "prompts.jsonl"
-    file.write_text('{"prompt": "a"}\n' + line)
-    with pytest.raises(InvalidRequest, match=message):
-        read_prompts(file, new_tokens=1)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["", "localhost:8000", "ftp://host/v1", "http://", "http://h:99999", "http://h/v1?x=1", "h h"],
-)
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="must be the address of a server"):
-        Target.parse(url)
-
-
-def test_addresses_keep_their_parts() -> None:
-    target = Target.parse("https://[::1]:8443/v1/")
-    assert (target.host, target.port, target.is_tls) == ("::1", 8443, True)
-    assert target.url == "https://[::1]:8443/v1"
-    assert Target.parse("http://example.com/v1").port == 80

@@ -12,8 +12,9 @@ import pytest
 
 from mixtral.bench.serve_http import Target
 from mixtral.bench.serve_load import Load
+from mixtral.bench.serve_measure import ServedModel, measure_serve
 from mixtral.bench.serve_prompts import BodyOptions, PromptOptions
-from mixtral.bench.serve_session import ServedModel, ServeOptions, ServeSession, measure_serve
+from mixtral.bench.serve_session import ServeOptions, ServeSession
 from tests.bench.serve_for_tests import FakeServer, running
 
 ROOT = Path(__file__).resolve().parents[2]

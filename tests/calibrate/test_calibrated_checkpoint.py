@@ -8,8 +8,8 @@ import pytest
 from mixtral import LLM
 from mixtral.calibrate import CalibrationSettings, quantize_calibrated
 from mixtral.errors import ConfigError
-from mixtral.llm import find_tokenizer
 from mixtral.model_source import find_model
+from mixtral.model_tokenizer import find_tokenizer
 from mixtral.quantization import find_recipe
 from tests.cli.conftest import Run
 

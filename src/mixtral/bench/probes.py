@@ -8,7 +8,7 @@
   (``vpdpbusd``) in our library; ``torch._int_mm`` where the library or the instruction is missing;
   null on a GPU, where nothing here runs int8.
 * ``bf16_gflops``: torch's product of two square bfloat16 matrices, 2 n^3 over time, with n 2048, or
-  8192 on a GPU.
+  8192 on a GPU; smaller where a product of that size would take longer than 0.1 s.
 
 A probe is the best of three runs, so that it is a ceiling. The caller takes one before and one
 after each timed repeat.
@@ -26,6 +26,9 @@ from torch import Tensor
 from mixtral.kernels.cpu import CpuLibrary, load_library
 
 _RUNS = 3
+# Where a processor lacks the instructions, torch takes a minute for the full size.
+_LONGEST_PRODUCT_S = 0.1
+_SMALLEST_SIZE = 128
 # A few milliseconds at 10^12 operations per second and thread.
 _PEAK_STEPS = 1_000_000
 
@@ -81,9 +84,9 @@ class Prober:
         self._library = None if is_gpu else load_library()
         self._buffer = torch.ones(count, dtype=torch.int64, device=self._device)
         self._target = torch.empty_like(self._buffer) if is_gpu else None
-        self._matrix = torch.rand(size, size, device=self._device).sub_(0.5).bfloat16()
+        self._matrix = self._largest_matrix(size, torch.bfloat16, torch.mm)
         has_int8 = not is_gpu and hasattr(torch, "_int_mm")
-        self._int8 = torch.ones(size, size, dtype=torch.int8) if has_int8 else None
+        self._int8 = self._largest_matrix(size, torch.int8, torch._int_mm) if has_int8 else None
         self.measure()  # the first run pays for page faults and for choosing a kernel
 
     def measure(self) -> Probes:
@@ -105,6 +108,19 @@ class Prober:
             int8_gops=(int8 or self._peak_torch() or 0.0) / 1e9 or None,
             bf16_gflops=bf16 / 1e9,
         )
+
+    def _largest_matrix(
+        self, size: int, dtype: torch.dtype, product: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return a square matrix of at most ``size`` rows whose product does not take long."""
+        rows = min(_SMALLEST_SIZE, size)
+        while True:
+            matrix = torch.randn(rows, rows, device=self._device).to(dtype)
+            product(matrix, matrix)  # the first one chooses a kernel
+            seconds = self._best(lambda matrix=matrix: product(matrix, matrix))  # type: ignore[misc]
+            if 2 * rows > size or 8 * seconds > _LONGEST_PRODUCT_S:
+                return matrix
+            rows *= 2
 
     def _read_torch(self) -> float:
         """Return bytes per second."""

@@ -22,10 +22,11 @@ from mixtral.errors import ConfigError, EngineError, UnsupportedError
 
 if TYPE_CHECKING:
     from mixtral.bench.serve_load import Load
+    from mixtral.bench.serve_measure import ServedModel
     from mixtral.bench.serve_prompts import Endpoint, PromptForm
     from mixtral.bench.serve_report import ServeReport
     from mixtral.bench.serve_server import OwnServer
-    from mixtral.bench.serve_session import ServedModel, ServeOptions
+    from mixtral.bench.serve_session import ServeOptions
 
 EPILOG = (
     "Example: mixtral bench serve --model random:8x7b --layers 2 -q int4 --concurrency 1,8,32\n\n"
@@ -88,13 +89,13 @@ def _measure(
     process: "OwnServer | None" = None,
 ) -> "ServeReport":
     from mixtral.bench.serve_http import Target
-    from mixtral.bench.serve_session import (
+    from mixtral.bench.serve_measure import (
         ServedModel,
-        ServeSession,
         is_on_this_machine,
         measure_serve,
         quick_prober,
     )
+    from mixtral.bench.serve_session import ServeSession
 
     target = Target.parse(url, api_key=server.api_key)
     with (
@@ -230,7 +231,7 @@ def _describe(model: ModelOptions) -> "ServedModel":
     """Return what the report says about the model of our own server; a hub id is downloaded."""
     import torch
 
-    from mixtral.bench.serve_session import ServedModel
+    from mixtral.bench.serve_measure import ServedModel
     from mixtral.checkpoint import open_checkpoint
     from mixtral.loading import find_or_download
 

@@ -66,7 +66,10 @@ class Hints:
             token_id = byte_ids[byte]
             if int(words[token_id // 32]) >> token_id % 32 & 1:
                 for end in ends:
-                    if matcher.validate_tokens(end) == len(end):
+                    # With its closing quote an end is one by itself; else the text must end there.
+                    if matcher.validate_tokens(end) == len(end) and (
+                        self._is_json or reaches_end(matcher, end)
+                    ):
                         return end
         return None
 
@@ -137,11 +140,14 @@ class ClosingSearch:
         while not matcher.is_accepting():
             if len(path) > max_steps or matcher.is_error():
                 return None
-            step = vocabulary.ids_of(matcher.compute_ff_bytes())
+            forced = matcher.compute_ff_bytes()
+            # llguidance writes a control token as the byte 0xff and its id.
+            step = [] if b"\xff" in forced else vocabulary.ids_of(forced)
             if not step:
                 fill_mask(matcher, words)
                 is_in_string = tracker.is_in_string if tracker else True
-                if is_in_string and not (words & self._closers).any():
+                can_close = tracker is not None and (words & self._closers).any()
+                if is_in_string and not can_close:
                     step = hints.find(matcher, words) or []
                 step = step or choice(words, is_in_string)
             if not step or not matcher.consume_tokens(step):

@@ -27,11 +27,11 @@ from llguidance import LLMatcher
 
 from mixtral.errors import InvalidRequest
 from mixtral.structured.grammar import Grammar
+from mixtral.structured.limits import check_size, check_unicode
 from mixtral.structured.making import GrammarMaker
 from mixtral.structured.patterns import PatternError, quote_pattern, read_pattern
-from mixtral.structured.references import check_size
 from mixtral.structured.response_format import read_response_format
-from mixtral.structured.schema_check import check_schema, check_unicode
+from mixtral.structured.schema_check import check_schema
 from mixtral.tokenizer import Tokenizer
 
 MAX_CHOICES = 10_000

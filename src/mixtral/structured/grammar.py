@@ -42,6 +42,8 @@ class MaskTools:
     """Threads that fill masks."""
     digits: Words
     """Tokens with a digit."""
+    zeros: Words
+    """Tokens with the digit 0."""
     openers: Words
     """Tokens with an opening bracket."""
     plain: Words
@@ -67,8 +69,8 @@ class Grammar:
     """How strings with a pattern end."""
     max_jump: int
     """By how many tokens one token may lengthen the closing."""
-    is_json: bool
-    """Whether the texts are JSON: then numbers and nesting are kept readable."""
+    tracker: JsonTracker | None
+    """Where the texts are JSON: what keeps numbers and nesting readable; only ever copied."""
 
     def start(self) -> "GrammarState":
         """Begin an answer, whose text is that of ``Tokenizer.decode``: without a leading space."""
@@ -100,7 +102,7 @@ class GrammarState:
         """Start before the first token; ``Grammar.start`` is the way to make one."""
         self._grammar = grammar
         self._matcher = grammar.matcher.deep_copy()
-        self._tracker = JsonTracker() if grammar.is_json else None
+        self._tracker = grammar.tracker.copy() if grammar.tracker else None
         self._words: Words = np.zeros(grammar.tools.vocabulary.num_words, dtype=np.uint32)
         self._future: Future[None] | None = None
         self._is_first = True
@@ -197,7 +199,8 @@ class GrammarState:
             if self._tracker.is_deep:
                 _remove(words, tools.openers)
             if not self._tracker.is_in_string and self._tracker.has_enough_digits:
-                _remove(words, tools.digits)
+                # Where a number cannot end yet, as 0.000 above 0, at least no more zeros.
+                _remove(words, tools.digits) or _remove(words, tools.zeros)
         self._keep_end_in_reach(words)
 
     def _give_up(self) -> None:
@@ -254,8 +257,10 @@ class GrammarState:
         return vocabulary.single(vocabulary.eos_id)
 
 
-def _remove(words: Words, tokens: Words) -> None:
-    """Take tokens out of a mask unless nothing would be left."""
+def _remove(words: Words, tokens: Words) -> bool:
+    """Take tokens out of a mask; do nothing and return False where nothing would be left."""
     rest = words & ~tokens
-    if rest.any():
-        np.copyto(words, rest)
+    if not rest.any():
+        return False
+    np.copyto(words, rest)
+    return True

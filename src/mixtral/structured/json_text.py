@@ -15,7 +15,7 @@ MAX_DIGITS = 40
 MAX_EXPONENT_DIGITS = 2
 """Digits of an exponent: up to 40 digits and e99 stay far from the largest double, 1.8e308."""
 
-_QUOTE, _BACKSLASH = 0x22, 0x5C
+_QUOTE, _BACKSLASH, _POINT = 0x22, 0x5C, 0x2E
 _OPENERS, _CLOSERS = b"{[", b"}]"
 _DIGITS = b"0123456789"
 
@@ -28,10 +28,24 @@ class JsonTracker:
         depth: Objects and arrays that are open.
     """
 
-    __slots__ = ("_has_exponent", "_is_escaped", "_num_digits", "depth", "is_in_string")
+    __slots__ = (
+        "_has_exponent",
+        "_has_fraction",
+        "_is_escaped",
+        "_max_fraction_digits",
+        "_num_digits",
+        "depth",
+        "is_in_string",
+    )
 
-    def __init__(self) -> None:
-        """Start with an empty text."""
+    def __init__(self, *, max_fraction_digits: int = MAX_DIGITS) -> None:
+        """Start with an empty text.
+
+        Args:
+            max_fraction_digits: Digits of a number with a fraction, those before it counted too.
+        """
+        self._max_fraction_digits = max_fraction_digits
+        self._has_fraction = False
         self.is_in_string = False
         self.depth = 0
         self._is_escaped = False
@@ -40,7 +54,8 @@ class JsonTracker:
 
     def copy(self) -> "JsonTracker":
         """Return an independent tracker at the same place."""
-        other = JsonTracker()
+        other = JsonTracker(max_fraction_digits=self._max_fraction_digits)
+        other._has_fraction = self._has_fraction
         other.is_in_string = self.is_in_string
         other.depth = self.depth
         other._is_escaped = self._is_escaped
@@ -51,7 +66,9 @@ class JsonTracker:
     @property
     def has_enough_digits(self) -> bool:
         """Whether a number is open that must not get more digits."""
-        limit = MAX_EXPONENT_DIGITS if self._has_exponent else MAX_DIGITS
+        if self._has_exponent:
+            return self._num_digits >= MAX_EXPONENT_DIGITS
+        limit = self._max_fraction_digits if self._has_fraction else MAX_DIGITS
         return self._num_digits >= limit
 
     @property
@@ -68,8 +85,10 @@ class JsonTracker:
                 self._num_digits += 1
             elif byte in b"eE" and self._num_digits:
                 self._num_digits, self._has_exponent = 0, True
-            elif byte not in b".+-":
-                self._num_digits, self._has_exponent = 0, False
+            elif byte == _POINT:
+                self._has_fraction = True
+            elif byte not in b"+-":
+                self._num_digits, self._has_exponent, self._has_fraction = 0, False, False
                 self.is_in_string = byte == _QUOTE
                 self.depth += (byte in _OPENERS) - (byte in _CLOSERS)
 

@@ -5,8 +5,8 @@ What llguidance does differently from validators, and what is written for it ins
 ==================  ===============================================================================
 keyword             why it is not passed on as it is
 ==================  ===============================================================================
-exclusiveMinimum,   0.99999999999999999999 is below 1, but read as a double it is 1. For numbers a
-exclusiveMaximum    bound just inside is written, which rounding cannot cross.
+exclusiveMinimum,   0.99999999999999999999 is below 1, but read as a double it is 1. Fractions are
+exclusiveMaximum    kept short then, see ``numbers``.
 minimum, maximum    Bounds beyond 2**63 stop it; a narrower one is written.
 multipleOf          Validators divide doubles: 0.07 / 0.01 is not whole. Only whole numbers and
                     fractions such as 0.5, which doubles hold exactly, can be promised.
@@ -18,22 +18,23 @@ uniqueItems, ...    It has no way to hold them; refused here, with their place.
 A keyword that cannot apply, such as ``minLength`` beside ``"type": "integer"``, is left out.
 """
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from decimal import ROUND_HALF_EVEN
+from typing import Any
 
 from mixtral.errors import InvalidRequest
 from mixtral.structured.formats import FORMATS, REFUSED_FORMATS
+from mixtral.structured.node import EXAMPLES, TYPES, Node, refuse, show
+from mixtral.structured.numbers import (
+    MAX_EXACT,
+    has_multiple,
+    read_bound,
+    read_multiple_of,
+    read_number,
+    rounded,
+)
 from mixtral.structured.patterns import Pattern, PatternError, read_pattern
-from mixtral.structured.references import Place, escape
-
-TYPES = ("null", "boolean", "object", "array", "number", "integer", "string")
-"""Names of types in JSON Schema."""
-
-EXAMPLES = "x-examples"
-"""Where texts that a pattern matches are noted; llguidance passes over it."""
 
 MAX_ITEMS = 10_000
 """Largest minItems, and items of an array with a maxItems, also where that is larger."""
@@ -46,52 +47,6 @@ MAX_LENGTH = 20_000
 
 MAX_ENUM = 10_000
 """Values of an enumeration."""
-
-MAX_EXACT = 2**53
-"""Whole numbers up to here are exact as doubles."""
-
-_LARGEST_BOUND = 9_223_372_036_854_774_784.0
-_SMALLEST_STEP = 1e-15
-
-_NUMERIC = frozenset(["number", "integer"])
-
-
-@dataclass(kw_only=True, slots=True)
-class Node:
-    """A schema that is being read."""
-
-    place: Place
-    """The schema as it came, and where."""
-    draft: int
-    """4, 6, 7, 8 for 2019-09, 9 for 2020-12."""
-    types: frozenset[str]
-    """What an answer may be by ``type`` alone."""
-    out: dict[str, Any] = field(default_factory=dict)
-    """The schema as it is written for llguidance."""
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """The schema as it came."""
-        schema: dict[str, Any] = self.place.schema
-        return schema
-
-    def is_for(self, *types: str) -> bool:
-        """Tell whether an answer may have one of these types."""
-        return not self.types.isdisjoint(types)
-
-
-def refuse(node: Node, key: str, reason: str) -> NoReturn:
-    """Raise the error of a keyword.
-
-    Raises:
-        InvalidRequest: Always.
-    """
-    raise InvalidRequest(f"the schema's {key} at {node.place.pointer}/{escape(key)} {reason}")
-
-
-def show(value: Any) -> str:
-    """Return a value for an error message, cut short."""
-    return json.dumps(value, ensure_ascii=True, default=repr)[:60]
 
 
 def whole(regex: str) -> str:
@@ -142,7 +97,7 @@ def finish(node: Node) -> None:
     if "multipleOf" in out:
         if set(out) & {"const", "enum", "allOf", "anyOf", "oneOf", "$ref"}:
             refuse(node, "multipleOf", "cannot be enforced beside const, enum, anyOf or $ref")
-        if not _has_multiple(out):
+        if not has_multiple(out):
             refuse(node, "multipleOf", "has no multiple between the bounds")
 
 
@@ -172,7 +127,10 @@ def _constant(node: Node, key: str, value: Any) -> Any:
         return _text(node, key, value)
     if isinstance(value, (bool, type(None))):
         return value
-    return _number(node, key, value, limit=MAX_EXACT)
+    number = read_number(node, key, value, limit=MAX_EXACT)
+    if isinstance(number, float) and rounded(number, ROUND_HALF_EVEN) != number:
+        refuse(node, key, f"has {number}; fractions of up to 15 digits can be held")
+    return number
 
 
 def _text(node: Node, key: str, text: str) -> str:
@@ -183,83 +141,6 @@ def _text(node: Node, key: str, text: str) -> str:
         if is_control or 0xD800 <= code <= 0xDFFF:
             refuse(node, key, f"has the character U+{code:04X}, which answers cannot have")
     return text
-
-
-def _number(node: Node, key: str, value: Any, *, limit: float) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        refuse(node, key, f"is {show(value)}; it must be a number")
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            refuse(node, key, f"is {value}; it must be a finite number")
-        if value == int(value):
-            value = int(value)
-        elif abs(value) < _SMALLEST_STEP or abs(value) >= 1e15:
-            refuse(node, key, f"is {value}; fractions from 1e-15 to 1e15 can be held")
-    if abs(value) > limit:
-        refuse(node, key, f"is {value}; numbers up to {limit:.0f} can be held")
-    number: int | float = value
-    return number
-
-
-def _bound(node: Node, key: str, value: Any) -> None:
-    if not node.is_for(*_NUMERIC):
-        return
-    is_lower = key.endswith("inimum")
-    if isinstance(value, bool) and node.draft == 4 and key.startswith("exclusive"):
-        plain = "minimum" if is_lower else "maximum"
-        if not value or plain not in node.schema:
-            return
-        value = node.schema[plain]
-    sign = 1 if is_lower else -1
-    if isinstance(value, (int, float)) and sign * value < -_LARGEST_BOUND:
-        value = -sign * int(_LARGEST_BOUND)
-    number = _number(node, key, value, limit=_LARGEST_BOUND)
-    if isinstance(number, int) and abs(number) > MAX_EXACT:
-        number = _exact_inside(number, is_lower=is_lower)
-    if key.startswith("exclusive") and "number" in node.types:
-        key, number = key.removeprefix("exclusive").lower(), _just_inside(number, sign)
-    previous = node.out.get(key)
-    if previous is not None:
-        number = max(previous, number) if is_lower else min(previous, number)
-    node.out[key] = number
-
-
-def _exact_inside(number: int, *, is_lower: bool) -> int:
-    """Return the nearest double inside a bound."""
-    nearest = float(number)
-    if (nearest < number) if is_lower else (nearest > number):
-        nearest = math.nextafter(nearest, math.inf if is_lower else -math.inf)
-    return int(nearest)
-
-
-def _just_inside(number: float, sign: int) -> float:
-    """Return a double behind an exclusive bound, far enough to be written with few digits."""
-    step = max(_SMALLEST_STEP, abs(number) * 2.0**-48)
-    return round(number + sign * step, 15) if abs(number) < 1 else number + sign * step
-
-
-def _multiple_of(node: Node, key: str, value: Any) -> None:
-    if not node.is_for(*_NUMERIC):
-        return
-    number = _number(node, key, value, limit=2**31)
-    if number <= 0:
-        refuse(node, key, f"is {show(value)}; it must be above 0")
-    if isinstance(number, float) and number * 1024 != int(number * 1024):
-        refuse(
-            node,
-            key,
-            f"is {number}; validators divide in binary, where only fractions such as 0.5 are exact",
-        )
-    if number == 1 and node.types <= {"integer"}:
-        return
-    node.out[key] = number
-
-
-def _has_multiple(out: dict[str, Any]) -> bool:
-    step, low, high = out["multipleOf"], out.get("minimum"), out.get("maximum")
-    if low is None or high is None:
-        return True
-    return bool(math.ceil(low / step) * step <= high)
 
 
 def _length(node: Node, key: str, value: Any) -> None:
@@ -377,11 +258,11 @@ _READERS: dict[str, Callable[[Node, str, Any], None]] = {
     "type": _type,
     "const": _const,
     "enum": _enum,
-    "minimum": _bound,
-    "maximum": _bound,
-    "exclusiveMinimum": _bound,
-    "exclusiveMaximum": _bound,
-    "multipleOf": _multiple_of,
+    "minimum": read_bound,
+    "maximum": read_bound,
+    "exclusiveMinimum": read_bound,
+    "exclusiveMaximum": read_bound,
+    "multipleOf": read_multiple_of,
     "minLength": _length,
     "maxLength": _length,
     "pattern": _pattern,
@@ -404,7 +285,7 @@ _READERS: dict[str, Callable[[Node, str, Any], None]] = {
     "dependentSchemas": _never("object"),
     "extends": _never(*TYPES),
     "disallow": _never(*TYPES),
-    "divisibleBy": _never(*_NUMERIC),
+    "divisibleBy": _never("number", "integer"),
     "$dynamicRef": _never(*TYPES),
     "$recursiveRef": _never(*TYPES),
 }

@@ -17,7 +17,8 @@ from llguidance import LLMatcher, LLParserLimits
 from mixtral.errors import InvalidRequest
 from mixtral.structured.closing import ClosingSearch, Hints, reaches_end
 from mixtral.structured.grammar import Grammar, MaskTools
-from mixtral.structured.json_text import JsonTracker
+from mixtral.structured.json_text import MAX_DIGITS, JsonTracker
+from mixtral.structured.numbers import EXCLUSIVE_DIGITS
 from mixtral.structured.schema_check import CheckedSchema
 from mixtral.structured.shortest import ShortestTexts
 from mixtral.structured.vocabulary import Vocabulary, fill_mask
@@ -62,6 +63,7 @@ class GrammarMaker:
             vocabulary=vocabulary,
             closing=ClosingSearch(vocabulary),
             executor=ThreadPoolExecutor(num_threads, thread_name_prefix="mixtral-masks"),
+            zeros=vocabulary.words(lambda text: b"0" in text),
             digits=vocabulary.words(lambda text: any(48 <= byte < 58 for byte in text)),
             openers=vocabulary.words(lambda text: b"{" in text or b"[" in text),
             plain=vocabulary.words(_is_plain),
@@ -89,7 +91,9 @@ class GrammarMaker:
                 guess=texts.whole(),
                 examples=texts.examples(),
                 parts=texts.parts(),
-                is_json=True,
+                tracker=JsonTracker(
+                    max_fraction_digits=EXCLUSIVE_DIGITS if checked.is_exclusive else MAX_DIGITS
+                ),
             )
         except InvalidRequest as error:
             self._find_place(checked, str(error))
@@ -103,7 +107,7 @@ class GrammarMaker:
         guess: str | None = None,
         examples: Sequence[str] = (),
         parts: Iterable[str] = (),
-        is_json: bool = False,
+        tracker: JsonTracker | None = None,
     ) -> Grammar:
         """Make a grammar.
 
@@ -113,18 +117,18 @@ class GrammarMaker:
             guess: A short text that may be one of the grammar's.
             examples: Texts that its strings, or it as a whole, match.
             parts: Texts that one token may oblige an answer to write.
-            is_json: Whether the texts are JSON.
+            tracker: Where the texts are JSON, the tracker to start with.
 
         Raises:
             InvalidRequest: It cannot be compiled, or has no text that ends.
         """
         vocabulary = self._tools.vocabulary
         matcher = self._matcher(source)
-        hints = Hints(vocabulary, examples, is_json=is_json)
+        hints = Hints(vocabulary, examples, is_json=tracker is not None)
         words = np.zeros(vocabulary.num_words, dtype=np.uint32)
         closing: list[int] | None = None
         if not matcher.is_error():
-            closing = self._first_closing(matcher, guess, hints, is_json=is_json)
+            closing = self._first_closing(matcher, guess, hints, tracker)
             fill_mask(matcher, words)
         if matcher.is_error():
             error = _first_line(matcher.get_error())
@@ -140,17 +144,17 @@ class GrammarMaker:
             closing=closing,
             hints=hints,
             max_jump=min(jump + _LEAST_JUMP, _MOST_JUMP),
-            is_json=is_json,
+            tracker=tracker,
         )
 
     def _first_closing(
-        self, matcher: LLMatcher, guess: str | None, hints: Hints, *, is_json: bool
+        self, matcher: LLMatcher, guess: str | None, hints: Hints, tracker: JsonTracker | None
     ) -> list[int] | None:
         if guess is not None:
             closing = self._tools.vocabulary.ids_of(guess.encode())
             if reaches_end(matcher, closing):
                 return closing
-        return self._tools.closing.find(matcher, JsonTracker() if is_json else None, hints)
+        return self._tools.closing.find(matcher, tracker, hints)
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tools.vocabulary.tables, source, log_level=0, limits=self._limits)
@@ -170,7 +174,12 @@ class GrammarMaker:
 
 
 def _schema_source(schema: Mapping[str, Any]) -> str:
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS))
+    # Without forcing, text that the schema fixes may be any tokens: the model spells it as it
+    # learned to. llguidance would force it byte by byte, which weak models answer with nonsense.
+    body = json.dumps({**schema, "x-guidance": JSON_OPTIONS})
+    return str(
+        LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\nstart: %json {body}')
+    )
 
 
 def _first_line(error: str) -> str:

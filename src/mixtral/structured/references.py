@@ -6,21 +6,12 @@ one pass over the places where JSON Schema has subschemas: a property that happe
 ``$id`` or a schema inside ``enum`` is none.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from mixtral.errors import InvalidRequest
-
-MAX_DEPTH = 100
-"""Levels of objects and arrays in a schema; llguidance's parser stops at 128."""
-
-MAX_VALUES = 100_000
-"""Objects, arrays, strings and numbers in a schema."""
-
-MAX_CHARACTERS = 2_000_000
-"""Characters of all strings in a schema."""
 
 _ONE = frozenset(
     (
@@ -117,37 +108,6 @@ class References:
             if isinstance(anchor, str):
                 self._anchors[f"{place.base}#{anchor}"] = place
         return place
-
-
-def check_size(schema: Any, *, name: str) -> None:
-    """Refuse a schema that is too deep or too large to be worked on.
-
-    Raises:
-        InvalidRequest: It is.
-    """
-    num_values = num_characters = 0
-    level = [schema]
-    for depth in range(MAX_DEPTH + 1):
-        following: list[Any] = []
-        for value in level:
-            num_values += 1
-            if isinstance(value, Mapping):
-                following.extend(value.values())
-                num_characters += sum(len(key) for key in value if isinstance(key, str))
-            elif isinstance(value, list):
-                following.extend(value)
-            elif isinstance(value, str):
-                num_characters += len(value)
-        if num_values > MAX_VALUES or num_characters > MAX_CHARACTERS:
-            raise InvalidRequest(
-                f"{name} is too large; up to {MAX_VALUES:,} values and {MAX_CHARACTERS:,} "
-                "characters are allowed"
-            )
-        if not following:
-            return
-        level = following
-        assert depth <= MAX_DEPTH
-    raise InvalidRequest(f"{name} is nested deeper than {MAX_DEPTH} levels")
 
 
 def escape(key: str) -> str:

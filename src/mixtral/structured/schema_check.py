@@ -13,27 +13,18 @@ with unknown names.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mixtral.errors import InvalidRequest
 from mixtral.structured import keywords
-from mixtral.structured.keywords import Node, refuse
-from mixtral.structured.references import Place, References, check_size, escape
-from mixtral.structured.shortest import inner_schemas
+from mixtral.structured.limits import check_size, check_stack, check_unicode
+from mixtral.structured.node import Node, refuse, show
+from mixtral.structured.references import Place, References, escape
 
 MAX_SCHEMAS = 20_000
 """Subschemas of one schema, those behind references counted once."""
-
-MAX_NESTED = 200
-"""Subschemas inside each other, references followed; llguidance's stack holds about 600."""
-
-MAX_NAMES = 1_500
-"""Properties of one object."""
-
-MAX_REQUIRED = 5_000
-"""Names in all ``required`` together."""
 
 # Branches of oneOf inside each other that are written out where they are referred to.
 _MAX_OPENED = 3
@@ -47,6 +38,8 @@ class CheckedSchema:
 
     schema: dict[str, Any]
     """The same in the keywords that llguidance holds exactly."""
+    is_exclusive: bool = False
+    """Whether a number has an exclusive bound."""
     places: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     """Of keywords that llguidance may still refuse: pointers, and the schemas that have them."""
 
@@ -68,18 +61,6 @@ def check_schema(schema: Mapping[str, Any] | bool, *, name: str = "the schema") 
     return _Reader(schema, name=name).read()
 
 
-def check_unicode(value: Any, *, name: str) -> None:
-    """Refuse what JSON can write and UTF-8 cannot.
-
-    Raises:
-        InvalidRequest: A string holds half of a surrogate pair, or a value is none of JSON.
-    """
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name} is no JSON that UTF-8 can write: {error}") from None
-
-
 class _Reader:
     """Reads one schema."""
 
@@ -93,6 +74,7 @@ class _Reader:
         self._num_schemas = 0
         self._opening: list[int] = []
         self._has_joins = False
+        self._is_exclusive = False
         self._multiples: dict[float, Node] = {}
         self._places: dict[str, list[tuple[str, dict[str, Any]]]] = {}
 
@@ -108,8 +90,8 @@ class _Reader:
         if definitions:
             schema["$defs"] = definitions
         self._check_multiples()
-        _check_stack(schema, name=self._name)
-        return CheckedSchema(schema=schema, places=self._places)
+        check_stack(schema, name=self._name)
+        return CheckedSchema(schema=schema, is_exclusive=self._is_exclusive, places=self._places)
 
     def schema(self, place: Place) -> dict[str, Any] | bool:
         """Read one schema and those inside it."""
@@ -141,6 +123,7 @@ class _Reader:
             if key in node.out:
                 self._places.setdefault(key, []).append((node.place.pointer, node.out))
         self._has_joins |= "allOf" in node.out or ("$ref" in node.out and len(node.out) > 1)
+        self._is_exclusive |= bool({"exclusiveMinimum", "exclusiveMaximum"} & set(node.out))
         step = node.out.get("multipleOf")
         if step is not None:
             self._multiples.setdefault(step, node)
@@ -173,7 +156,7 @@ class _Reader:
     def map(self, node: Node, key: str, value: Any) -> None:
         """Read a keyword whose value is an object of schemas."""
         if not isinstance(value, dict):
-            refuse(node, key, f"is {keywords.show(value)}; it must be an object of schemas")
+            refuse(node, key, f"is {show(value)}; it must be an object of schemas")
         node.out[key] = {
             name: self.inner(node, f"{key}/{escape(name)}", item) for name, item in value.items()
         }
@@ -181,7 +164,7 @@ class _Reader:
     def patterns(self, node: Node, key: str, value: Any) -> None:
         """Read ``patternProperties``."""
         if not isinstance(value, dict):
-            refuse(node, key, f"is {keywords.show(value)}; it must be an object of schemas")
+            refuse(node, key, f"is {show(value)}; it must be an object of schemas")
         out: dict[str, Any] = {}
         for pattern, item in value.items():
             inner = self.inner(node, f"{key}/{escape(pattern)}", item)
@@ -194,14 +177,14 @@ class _Reader:
     def schemas(self, node: Node, key: str, value: Any) -> None:
         """Read a keyword whose value is a list of schemas."""
         if not isinstance(value, list) or not value:
-            refuse(node, key, f"is {keywords.show(value)}; it must be a list of schemas")
+            refuse(node, key, f"is {show(value)}; it must be a list of schemas")
         schemas = [self.inner(node, f"{key}/{i}", item) for i, item in enumerate(value)]
         node.out.setdefault(key, []).extend(schemas)
 
     def one_of(self, node: Node, key: str, value: Any) -> None:
         """Read ``oneOf``; its branches without references, so that they can be compared."""
         if not isinstance(value, list) or not value:
-            refuse(node, key, f"is {keywords.show(value)}; it must be a list of schemas")
+            refuse(node, key, f"is {show(value)}; it must be a list of schemas")
         node.out[key] = [
             self._opened(self._at(node, f"{key}/{i}", item)) for i, item in enumerate(value)
         ]
@@ -225,7 +208,7 @@ class _Reader:
     def reference(self, node: Node, key: str, value: Any) -> None:
         """Read ``$ref``."""
         if not isinstance(value, str):
-            refuse(node, key, f"is {keywords.show(value)}; it must be a string")
+            refuse(node, key, f"is {show(value)}; it must be a string")
         target = self._references.resolve(value, node.place)
         if isinstance(target.schema, bool):
             node.out.setdefault("allOf", []).append(target.schema)
@@ -289,41 +272,6 @@ _READERS: dict[str, Callable[[_Reader, Node, Any], None]] = {
     "anyOf": lambda reader, node, value: reader.schemas(node, "anyOf", value),
     "oneOf": lambda reader, node, value: reader.one_of(node, "oneOf", value),
 }
-
-
-def _check_stack(schema: dict[str, Any], *, name: str) -> None:
-    """Refuse what would overflow the stack of llguidance, which works by recursion.
-
-    It follows each reference where it meets it first.
-    """
-    definitions = schema.get("$defs", {})
-    followed: set[str] = set()
-    num_required = 0
-    levels: list[Iterator[Any]] = [iter([schema])]
-    while levels:
-        node = next(levels[-1], None)
-        if node is None:
-            levels.pop()
-            continue
-        if not isinstance(node, dict):
-            continue
-        inner = list(inner_schemas(node))
-        target = node.get("$ref", "").removeprefix("#/$defs/")
-        if target and target not in followed:
-            followed.add(target)
-            inner.append(definitions[target])
-        names = {*node.get("properties", ()), *node.get("required", ())}
-        num_required += len(node.get("required", ()))
-        if len(names) > MAX_NAMES or num_required > MAX_REQUIRED:
-            raise InvalidRequest(
-                f"{name} has too many properties; an object can have {MAX_NAMES:,}, and "
-                f"{MAX_REQUIRED:,} can be required in the whole schema"
-            )
-        levels.append(iter(inner))
-        if len(levels) > MAX_NESTED:
-            raise InvalidRequest(
-                f"{name} nests schemas deeper than {MAX_NESTED} levels, references followed"
-            )
 
 
 def _draft_of(schema: Any, name: str) -> int:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mixtral.structured.keywords import EXAMPLES, TYPES
+from mixtral.structured.node import EXAMPLES, TYPES
 
 _MAX_ROUNDS = 40
 _MAX_DEPTH = 80

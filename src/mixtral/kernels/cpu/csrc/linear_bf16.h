@@ -183,26 +183,109 @@ inline void bf16_panel(const uint16_t* x, const uint16_t* weight, int64_t tokens
 
 namespace {
 
-// As above without bfloat16 instructions: the weights of a row are widened once for all tokens.
+// As above without bfloat16 instructions: both operands are widened to float32 in registers. Two
+// neighbours lie in one dword; shifting and masking give the even and the odd columns of either
+// operand, so nothing has to be put in order.
+constexpr int64_t kBlock = 2048;
+constexpr int64_t kStep = 2 * kWidth;  // columns per register of dwords
+
+struct Widened {
+    Floats even, odd;
+};
+
+inline Widened widen_columns(const uint16_t* p) {
+    const Ints pairs = load_ints(p);
+    return {first_of_pair(pairs), second_of_pair(pairs)};
+}
+
+// The last columns of a block, filled up with zeros.
+inline Widened widen_tail(const uint16_t* p, int64_t count) {
+    uint16_t padded[kStep] = {};
+    memcpy(padded, p, static_cast<size_t>(count) * sizeof(uint16_t));
+    return widen_columns(padded);
+}
+
+inline float sum_of_lanes(Floats value) {
+    float lanes[kWidth];
+    store_floats(lanes, value);
+    for (int half = kWidth / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    return lanes[0];
+}
+
+// Adds to partial[t * kPanel + r] the products of `count` columns of token t and row r. Each output
+// has one accumulator and one order of additions whatever the size of the tile.
+template <int kT, int kR>
+inline void add_tile(const uint16_t* x, const uint16_t* w, int64_t cols, int64_t count,
+                     float* partial) {
+    Floats acc[kT][kR] = {};
+    const auto add_columns = [&](int64_t k, const auto& widen) {
+        Widened rows[kR];
+#pragma GCC unroll 8
+        for (int r = 0; r < kR; ++r) {
+            rows[r] = widen(w + r * cols + k);
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < kT; ++t) {
+            const Widened token = widen(x + t * cols + k);
+#pragma GCC unroll 8
+            for (int r = 0; r < kR; ++r) {
+                acc[t][r] = multiply_add(token.even, rows[r].even, acc[t][r]);
+                acc[t][r] = multiply_add(token.odd, rows[r].odd, acc[t][r]);
+            }
+        }
+    };
+    int64_t k = 0;
+    for (; k + kStep <= count; k += kStep) {
+        add_columns(k, widen_columns);
+    }
+    if (k < count) {
+        const int64_t rest = count - k;
+        add_columns(k, [rest](const uint16_t* p) { return widen_tail(p, rest); });
+    }
+    for (int t = 0; t < kT; ++t) {
+        for (int r = 0; r < kR; ++r) {
+            partial[t * kPanel + r] += sum_of_lanes(acc[t][r]);
+        }
+    }
+}
+
+template <int kR>
+inline void add_tokens(const uint16_t* x, const uint16_t* w, int64_t cols, int64_t count,
+                       int64_t tokens, float* partial) {
+    for (; tokens >= 4; tokens -= 4, x += 4 * cols, partial += 4 * kPanel) {
+        add_tile<4, kR>(x, w, cols, count, partial);
+    }
+    switch (tokens) {
+        case 3: add_tile<3, kR>(x, w, cols, count, partial); break;
+        case 2: add_tile<2, kR>(x, w, cols, count, partial); break;
+        case 1: add_tile<1, kR>(x, w, cols, count, partial); break;
+        default: break;
+    }
+}
+
 inline void bf16_panel(const uint16_t* x, const uint16_t* weight, int64_t tokens, int64_t,
                        int64_t weight_rows, int64_t cols, int64_t first_row, float* sums) {
     const int64_t rows = weight_rows - first_row < kPanel ? weight_rows - first_row : kPanel;
-    constexpr int64_t kBlock = 2048;
-    float wide[kBlock], token[kBlock];
     memset(sums, 0, static_cast<size_t>(tokens * kPanel) * sizeof(float));
     for (int64_t k = 0; k < cols; k += kBlock) {
         const int64_t count = cols - k < kBlock ? cols - k : kBlock;
-        for (int64_t r = 0; r < rows; ++r) {
-            const uint16_t* w = weight + (first_row + r) * cols + k;
-            for (int64_t i = 0; i < count; ++i) {
-                wide[i] = from_bf16_bits(w[i]);
+        const uint16_t* w = weight + first_row * cols + k;
+        int64_t r = 0;
+        // Two rows by four tokens, or four rows by one: what 16 registers hold.
+        if (tokens == 1) {
+            for (; r + 4 <= rows; r += 4) {
+                add_tile<1, 4>(x + k, w + r * cols, cols, count, sums + r);
             }
-            for (int64_t t = 0; t < tokens; ++t) {
-                for (int64_t i = 0; i < count; ++i) {
-                    token[i] = from_bf16_bits(x[t * cols + k + i]);
-                }
-                sums[t * kPanel + r] += dot_product(wide, token, count);
-            }
+        }
+        for (; r + 2 <= rows; r += 2) {
+            add_tokens<2>(x + k, w + r * cols, cols, count, tokens, sums + r);
+        }
+        if (r < rows) {
+            add_tokens<1>(x + k, w + r * cols, cols, count, tokens, sums + r);
         }
     }
 }
