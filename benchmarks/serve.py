@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     path = folder / "serve.json"
     plan = Plan.quick() if options.quick else Plan()
+    if options.repeats is not None:
+        if options.repeats < 1:
+            print(f"error: --repeats is {options.repeats}; it must be at least 1", file=sys.stderr)
+            return 2
+        plan = replace(plan, repeats=options.repeats)
     prober = quick_prober()
     try:
         for name in options.only or PARTS:
@@ -97,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what serving costs and promises.")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, a minute or two")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run; default all")
+    parser.add_argument("--repeats", type=int, help="runs of each part; more are steadier")
     parser.add_argument("--results", type=Path, help="folder of serve.json")
     return parser
 

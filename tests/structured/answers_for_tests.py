@@ -3,13 +3,14 @@
 import json
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixtral.structured import Grammar
-from mixtral.structured.vocabulary import unpack
+from mixtral.structured.vocabulary import Vocabulary, Words, unpack
 from mixtral.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
@@ -30,7 +31,7 @@ def draw(
 ) -> Answer:
     """Choose tokens by lot from the masks, half of them from the single bytes among them."""
     state = grammar.start()
-    single = grammar.tools.vocabulary.words(lambda text: len(text) == 1)
+    single = _single_bytes(grammar.tools.vocabulary)
     token_ids: list[int] = []
     has_ended = False
     while len(token_ids) < max_tokens and not has_ended:
@@ -56,6 +57,11 @@ def draw(
         has_ended=has_ended,
         was_shortened=state.was_shortened,
     )
+
+
+@cache
+def _single_bytes(vocabulary: Vocabulary) -> Words:
+    return vocabulary.words(lambda text: len(text) == 1)
 
 
 def is_derivable(grammar: Grammar, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A hundred random schemas, answers of random tokens, any ``max_tokens``: each ends valid in time."""
+"""A hundred random schemas, random tokens, any ``max_tokens``: each answer ends valid in time."""
 
 import json
 import random
@@ -51,7 +51,7 @@ def leaf(rng: random.Random, depth: int) -> dict[str, Any]:
                 "format": rng.choice(["date", "date-time", "email", "uuid", "ipv4"]),
             },
             {"type": "integer", "minimum": low, "maximum": low + rng.randint(0, 5000)},
-            {"type": "integer", "multipleOf": rng.choice([2, 7, 30])},
+            {"type": "integer", "multipleOf": 7} if depth == 0 else {"type": "number"},
             {"type": "number", "exclusiveMinimum": low / 7, "maximum": low + 0.25},
             {"type": ["boolean", "null"]},
             {"enum": rng.sample([*WORDS, 1, None, 2.5, {"a": [1]}], 4)},
@@ -129,4 +129,4 @@ def test_most_random_schemas_are_held(compiler: GrammarCompiler) -> None:
         except InvalidRequest:
             continue
         num_held += 1
-    assert num_held >= 80
+    assert num_held >= 95

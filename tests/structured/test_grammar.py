@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ TREE = {
 }
 
 
-def allowed(grammar: Grammar, token_ids: list[int] = []) -> set[int]:  # noqa: B006
+def allowed(grammar: Grammar, token_ids: Sequence[int] = ()) -> set[int]:
     """Return the tokens that may follow others, with many tokens left."""
     state = grammar.start()
     for token_id in token_ids:

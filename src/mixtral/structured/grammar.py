@@ -27,10 +27,13 @@ from mixtral.structured.closing import ClosingSearch, Hints, reaches_end
 from mixtral.structured.json_text import JsonTracker
 from mixtral.structured.vocabulary import Vocabulary, Words, fill_mask
 
+# Tried in a string, to see whether it is free: a pattern makes a difference between them.
+_SAMPLES = b"a7 ."
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MaskTools:
     """What all grammars of one model share."""
 
@@ -50,7 +53,7 @@ class MaskTools:
     """Tokens that any free JSON string may go on with."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grammar:
     """A set of texts; immutable, for any number of answers and threads.
 
@@ -69,6 +72,8 @@ class Grammar:
     """How strings with a pattern end."""
     max_jump: int
     """By how many tokens one token may lengthen the closing."""
+    has_name_patterns: bool
+    """Whether the name of a property decides by a pattern what its value may be."""
     tracker: JsonTracker | None
     """Where the texts are JSON: what keeps numbers and nesting readable; only ever copied."""
 
@@ -214,8 +219,8 @@ class GrammarState:
         if self._does_not_fit or self._num_remaining > self._max_closing + max_jump:
             return
         closing = self._find_closing()
-        if closing is None or len(closing) > self._num_remaining:
-            self._does_not_fit = True
+        if closing is None or (self._is_first and len(closing) > self._num_remaining):
+            self._does_not_fit = self._is_first
             return
         self._max_closing = len(closing)
         if self._num_remaining > len(closing) + max_jump:
@@ -230,13 +235,18 @@ class GrammarState:
             return self._end_only()
         tools = self._grammar.tools
         allowed = tools.vocabulary.single(closing[0])
-        is_free_string = (
-            self._tracker is not None
-            and self._tracker.is_in_string
-            and self._num_remaining > len(closing) + 1
-            and np.array_equal(words & tools.plain, tools.plain)
-        )
-        return allowed | tools.plain if is_free_string else allowed
+        has_room = self._num_remaining > len(closing) + 1
+        return allowed | tools.plain if has_room and self._is_free(words, closing) else allowed
+
+    def _is_free(self, words: Words, closing: list[int]) -> bool:
+        """Tell whether any words may follow without making the closing longer."""
+        tools = self._grammar.tools
+        if self._grammar.has_name_patterns or not (self._tracker and self._tracker.is_in_string):
+            return False
+        if not np.array_equal(words & tools.plain, tools.plain):
+            return False
+        byte_ids = tools.vocabulary.byte_ids
+        return all(reaches_end(self._matcher, [byte_ids[byte], *closing]) for byte in _SAMPLES)
 
     def _find_closing(self) -> list[int] | None:
         """Return the closing from here, the known one where it still holds."""

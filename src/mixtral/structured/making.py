@@ -36,6 +36,7 @@ _LEAST_JUMP = 8
 _MOST_JUMP = 2048
 _NUM_PARTS_COUNTED = 24
 _MAX_PLACES_TRIED = 64
+_MAX_REHEARSED = 100
 
 # Words of llguidance's errors, the keyword they are about, and what to tell the user.
 _ERRORS = (
@@ -68,10 +69,11 @@ class GrammarMaker:
             openers=vocabulary.words(lambda text: b"{" in text or b"[" in text),
             plain=vocabulary.words(_is_plain),
         )
-        # At most a second and some 100 MB for one grammar; ordinary ones need a hundredth.
+        # At most a second and some 100 MB for one grammar, and 0.1 s for a mask; ordinary ones
+        # need a hundredth.
         self._limits = LLParserLimits(
             initial_lexer_fuel=1_000_000,
-            step_lexer_fuel=200_000,
+            step_lexer_fuel=1_000_000,
             max_lexer_states=100_000,
             max_grammar_size=200_000,
             verbose_errors=False,
@@ -84,6 +86,7 @@ class GrammarMaker:
             InvalidRequest: llguidance cannot hold it.
         """
         texts = ShortestTexts(checked.schema)
+        self._rehearse_patterns(checked)
         try:
             return self.grammar(
                 _schema_source(checked.schema),
@@ -91,6 +94,7 @@ class GrammarMaker:
                 guess=texts.whole(),
                 examples=texts.examples(),
                 parts=texts.parts(),
+                has_name_patterns="patternProperties" in checked.places,
                 tracker=JsonTracker(
                     max_fraction_digits=EXCLUSIVE_DIGITS if checked.is_exclusive else MAX_DIGITS
                 ),
@@ -107,6 +111,7 @@ class GrammarMaker:
         guess: str | None = None,
         examples: Sequence[str] = (),
         parts: Iterable[str] = (),
+        has_name_patterns: bool = False,
         tracker: JsonTracker | None = None,
     ) -> Grammar:
         """Make a grammar.
@@ -117,6 +122,7 @@ class GrammarMaker:
             guess: A short text that may be one of the grammar's.
             examples: Texts that its strings, or it as a whole, match.
             parts: Texts that one token may oblige an answer to write.
+            has_name_patterns: Whether the schema has ``patternProperties``.
             tracker: Where the texts are JSON, the tracker to start with.
 
         Raises:
@@ -135,6 +141,7 @@ class GrammarMaker:
             raise InvalidRequest(f"{name} cannot be enforced: {error}")
         if closing is None:
             raise InvalidRequest(f"{name} has no text that ends, or only very long ones")
+        self._rehearse(matcher, closing, name)
         largest = sorted(set(parts), key=len)[-_NUM_PARTS_COUNTED:]
         jump = max((len(vocabulary.ids_of(part.encode())) for part in largest), default=0)
         return Grammar(
@@ -144,6 +151,7 @@ class GrammarMaker:
             closing=closing,
             hints=hints,
             max_jump=min(jump + _LEAST_JUMP, _MOST_JUMP),
+            has_name_patterns=has_name_patterns,
             tracker=tracker,
         )
 
@@ -155,6 +163,34 @@ class GrammarMaker:
             if reaches_end(matcher, closing):
                 return closing
         return self._tools.closing.find(matcher, tracker, hints)
+
+    def _rehearse(self, start: LLMatcher, closing: list[int], name: str) -> None:
+        """Fill the masks of a text: some patterns are found to be too complex only there."""
+        matcher = start.deep_copy()
+        words = np.zeros(self._tools.vocabulary.num_words, dtype=np.uint32)
+        for token_id in closing[:_MAX_REHEARSED]:
+            fill_mask(matcher, words)
+            matcher.consume_token(token_id)
+            if matcher.is_error():
+                error = _first_line(matcher.get_error())
+                raise InvalidRequest(f"{name} is too complex to be enforced: {error}")
+
+    def _rehearse_patterns(self, checked: CheckedSchema) -> None:
+        """Rehearse a text of each pattern by itself, as the shortest answer may have none."""
+        done: set[str] = set()
+        for pointer, schema in checked.places.get("pattern", []):
+            facets: dict[str, Any] = {
+                k: schema[k] for k in ("pattern", "minLength", "maxLength") if k in schema
+            }
+            source = _schema_source({"type": "string", **facets})
+            if source in done or len(done) >= _MAX_REHEARSED:
+                continue
+            done.add(source)
+            matcher = self._matcher(source)
+            text = ShortestTexts(schema).whole()
+            closing = self._tools.vocabulary.ids_of(b'"' + (text or '""').encode()[1:])
+            if not matcher.is_error():
+                self._rehearse(matcher, closing[:-1], f"the schema's pattern at {pointer}/pattern")
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tools.vocabulary.tables, source, log_level=0, limits=self._limits)
@@ -184,6 +220,7 @@ def _schema_source(schema: Mapping[str, Any]) -> str:
 
 def _first_line(error: str) -> str:
     line = error.strip().splitlines()[0][:300] if error.strip() else "it is too complex"
+    line = line.rsplit("failed to compile JSON schema: ", maxsplit=1)[-1]
     return "no text fits it" if line.startswith("NoExtension") else line
 
 

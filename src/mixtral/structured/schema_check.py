@@ -119,7 +119,7 @@ class _Reader:
 
     def _note(self, node: Node) -> None:
         """Remember what is judged by the schema as a whole."""
-        for key in ("oneOf", "patternProperties", "minProperties", "maxProperties"):
+        for key in ("oneOf", "pattern", "patternProperties", "minProperties", "maxProperties"):
             if key in node.out:
                 self._places.setdefault(key, []).append((node.place.pointer, node.out))
         self._has_joins |= "allOf" in node.out or ("$ref" in node.out and len(node.out) > 1)
