@@ -104,6 +104,15 @@ def test_finished_answer_is_not_cancelled() -> None:
     assert not any(stream.is_cancelled for stream in llm.streams)
 
 
+@pytest.mark.parametrize("keepalive_s", [0, 0.05, 10])
+def test_first_token_may_take_longer_than_a_client_may_stop_reading(keepalive_s: float) -> None:
+    llm = FakeAsyncLLM(script=lambda request: [0.5, *answer_of("a", "b")])
+    service = make_service(llm, write_timeout_s=0.1, keepalive_s=keepalive_s)
+    text = post(service, PATH, chat(stream=True)).text
+    assert text.endswith("data: [DONE]\n\n")
+    assert not llm.streams[0].is_cancelled
+
+
 def test_reader_that_stops_reading_loses_its_stream() -> None:
     llm = FakeAsyncLLM(script=lambda request: [*answer_of("a", "b", "c")])
 

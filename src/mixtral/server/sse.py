@@ -89,6 +89,7 @@ class EventResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
+            self._has_sent()
             async with aclosing(self._events) as events:
                 async for data in events:
                     await self._send(send, data)
@@ -103,6 +104,9 @@ class EventResponse(Response):
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         self._sending_since_s = time.monotonic()
         await send({"type": "http.response.body", "body": data, "more_body": more})
+        self._has_sent()
+
+    def _has_sent(self) -> None:
         self._sending_since_s = None
         self._last_sent_s = time.monotonic()
 
@@ -119,8 +123,9 @@ class EventResponse(Response):
             elif self._ping_s:
                 wait_s = self._last_sent_s + self._ping_s - now_s
             if wait_s > 0:
-                # What is being sent now may be followed by silence.
-                await asyncio.sleep(min(wait_s, self._ping_s or wait_s))
+                # What is being sent may be followed by silence, and silence by what is not read.
+                longest_s = min(self._ping_s or wait_s, self._write_timeout_s)
+                await asyncio.sleep(min(wait_s, longest_s))
             elif since_s is not None:
                 break
             else:
