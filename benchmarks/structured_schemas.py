@@ -36,6 +36,8 @@ from mixtral.structured.vocabulary import unpack
 from mixtral.tokenizer import load_tokenizer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "structured_schemas.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "structured.md"
+BEGIN = "<!-- made by benchmarks/structured_schemas.py from its results -->\n"
 BUDGETS = (1.0, 1.3, 3.0, 10.0)
 """max_tokens as multiples of the first closing."""
 
@@ -69,9 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = random.Random(0).sample(paths, min(options.limit, len(paths)))
     chunks = [(options.folder, paths[i::64], options.answers) for i in range(64)]
     with ProcessPoolExecutor(options.processes) as pool:
-        outcomes = [outcome for part in pool.map(_run_chunk, chunks) for outcome in part]
+        outcomes: list[Outcome] = []
+        for part in pool.map(_run_chunk, chunks):
+            outcomes += part
+            print(f"{len(outcomes)} of {len(paths)}", file=sys.stderr, flush=True)
     report = _report(outcomes, options.answers)
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if options.output == RESULTS:
+        before = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
+        PAGE.write_text(before + BEGIN + _section(report), encoding="utf-8")
     print(json.dumps({k: v for k, v in report.items() if k != "slowest"}, indent=2))
     return 1 if report["num_violations"] else 0
 
@@ -202,6 +210,27 @@ def _report(outcomes: list[Outcome], num_answers: int) -> dict[str, Any]:
         ],
         "examples_of_refusals": _examples(refused),
     }
+
+
+def _section(report: dict[str, Any]) -> str:
+    """Return the end of docs/structured.md."""
+    compile_ms, mask_us = report["compile_ms"], report["mask_us"]
+    times = " / ".join(str(compile_ms[name]) for name in ("p50", "p90", "p99"))
+    shortened = f"of them {report['num_shortened']:,} ended by `max_tokens`"
+    rows = {
+        "schemas of JSONSchemaBench and SchemaStore": f"{report['num_schemas']:,}",
+        "held / refused": f"{report['num_held']:,} / {report['num_refused']:,}",
+        "answers drawn by lot, as from random weights": f"{report['num_answers']:,}, {shortened}",
+        "answers that do not validate": str(report["num_violations"]),
+        "compiling, p50 / p90 / p99": f"{times} ms, once per schema",
+        "one mask, mean / p99": f"{mask_us['mean']} / {mask_us['p99']} us, beside the model's step",
+    }
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    refused = ", ".join(f"`{k}` {n}" for k, n in report["refused_by_keyword"].items())
+    return (
+        f"\nllguidance {report['llguidance']}, the v3 vocabulary:\n\n| | |\n|---|---|\n{table}\n"
+        f"Refused, by the keyword that the message names: {refused}.\n"
+    )
 
 
 def _examples(refused: list[Outcome]) -> dict[str, list[str]]:

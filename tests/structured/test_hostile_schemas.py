@@ -43,6 +43,12 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "2**40 branches": lambda: chain(
         40, lambda to: {"oneOf": [{"$ref": to}, {"type": "array", "items": {"$ref": to}}]}
     ),
+    "2**40 joins": lambda: chain(
+        40,
+        lambda to: {
+            "anyOf": [{"$ref": to, "title": "a", "minLength": 1}, {"$ref": to, "required": ["b"]}]
+        },
+    ),
     "itself": lambda: {"$ref": "#"},
     "50,000 required": lambda: {"type": "object", "required": [f"p{i}" for i in range(50_000)]},
     "20,000 properties": lambda: {"properties": {f"p{i}": {} for i in range(20_000)}},

@@ -7,8 +7,10 @@ that have the keyword are compiled one by one until one fails, and the error nam
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -33,10 +35,12 @@ JSON_OPTIONS: Any = {
 """How llguidance writes JSON."""
 
 _LEAST_JUMP = 8
+_UNKNOWN_JUMP = 256
 _MOST_JUMP = 2048
 _NUM_PARTS_COUNTED = 24
 _MAX_PLACES_TRIED = 64
 _MAX_REHEARSED = 100
+_MAX_SEARCH_S = 1.0
 
 # Words of llguidance's errors, the keyword they are about, and what to tell the user.
 _ERRORS = (
@@ -86,14 +90,16 @@ class GrammarMaker:
             InvalidRequest: llguidance cannot hold it.
         """
         texts = ShortestTexts(checked.schema)
+        guess, parts = texts.whole(), _largest(texts.parts())
         self._rehearse_patterns(checked)
         try:
             return self.grammar(
                 _schema_source(checked.schema),
                 name=name,
-                guess=texts.whole(),
+                guess=guess,
                 examples=texts.examples(),
-                parts=texts.parts(),
+                parts=parts,
+                least_jump=_LEAST_JUMP if texts.is_complete else _UNKNOWN_JUMP,
                 has_name_patterns="patternProperties" in checked.places,
                 tracker=JsonTracker(
                     max_fraction_digits=EXCLUSIVE_DIGITS if checked.is_exclusive else MAX_DIGITS
@@ -111,6 +117,7 @@ class GrammarMaker:
         guess: str | None = None,
         examples: Sequence[str] = (),
         parts: Iterable[str] = (),
+        least_jump: int = _LEAST_JUMP,
         has_name_patterns: bool = False,
         tracker: JsonTracker | None = None,
     ) -> Grammar:
@@ -122,6 +129,7 @@ class GrammarMaker:
             guess: A short text that may be one of the grammar's.
             examples: Texts that its strings, or it as a whole, match.
             parts: Texts that one token may oblige an answer to write.
+            least_jump: What to add to the largest part, for what the parts do not say.
             has_name_patterns: Whether the schema has ``patternProperties``.
             tracker: Where the texts are JSON, the tracker to start with.
 
@@ -142,15 +150,14 @@ class GrammarMaker:
         if closing is None:
             raise InvalidRequest(f"{name} has no text that ends, or only very long ones")
         self._rehearse(matcher, closing, name)
-        largest = sorted(set(parts), key=len)[-_NUM_PARTS_COUNTED:]
-        jump = max((len(vocabulary.ids_of(part.encode())) for part in largest), default=0)
+        jump = max((len(vocabulary.ids_of(p.encode())) for p in _largest(parts)), default=0)
         return Grammar(
             tools=self._tools,
             matcher=matcher,
             first_words=vocabulary.first_words(matcher, words),
             closing=closing,
             hints=hints,
-            max_jump=min(jump + _LEAST_JUMP, _MOST_JUMP),
+            max_jump=min(jump + least_jump, _MOST_JUMP),
             has_name_patterns=has_name_patterns,
             tracker=tracker,
         )
@@ -198,10 +205,13 @@ class GrammarMaker:
     def _find_place(self, checked: CheckedSchema, error: str) -> None:
         """Raise an error with the place of the keyword, if it is one that llguidance may refuse."""
         definitions = checked.schema.get("$defs", {})
+        deadline = time.monotonic() + _MAX_SEARCH_S
         for words, keyword, explanation in _ERRORS:
             if words not in error:
                 continue
             for pointer, schema in checked.places.get(keyword, [])[:_MAX_PLACES_TRIED]:
+                if time.monotonic() > deadline:
+                    return
                 if self._matcher(_schema_source({**schema, "$defs": definitions})).is_error():
                     raise InvalidRequest(
                         f"the schema's {keyword} at {pointer}/{keyword} cannot be enforced: "
@@ -216,6 +226,11 @@ def _schema_source(schema: Mapping[str, Any]) -> str:
     return str(
         LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\nstart: %json {body}')
     )
+
+
+def _largest(parts: Iterable[str]) -> list[str]:
+    """Return the longest texts; the tokens of all would take too long to count."""
+    return nlargest(_NUM_PARTS_COUNTED, set(parts), key=len)
 
 
 def _first_line(error: str) -> str:

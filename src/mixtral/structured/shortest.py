@@ -4,7 +4,8 @@ The closing of an answer (``grammar``) starts from the shortest text, and ``max_
 price of the largest part that one token can begin. Both are guesses from the checked schema: the
 text is tried on the grammar before it is used. Recursive schemas are solved by repetition: at first
 no definition has a text, then those that need no other have one, and so on. A definition that never
-gets one demands itself, so it has no finite text at all.
+gets one demands itself, so it has no finite text at all. Keywords beside ``$ref`` are joined anew
+at each place, which can be exponential, so the work is counted and given up in time.
 """
 
 import json
@@ -17,6 +18,7 @@ from mixtral.structured.node import EXAMPLES, TYPES
 _MAX_ROUNDS = 40
 _MAX_DEPTH = 80
 _MAX_LENGTH = 20_000
+_MAX_WORK = 20_000
 
 
 class ShortestTexts:
@@ -25,11 +27,19 @@ class ShortestTexts:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """Solve the definitions."""
         self._schema = schema
+        self._work_left = _MAX_WORK
         self._definitions: Mapping[str, Any] = schema.get("$defs", {})
         self._texts: dict[str, str] = {}
         for _ in range(_MAX_ROUNDS):
             if not self._improve():
                 break
+        self._is_solved = self._work_left > 0
+        self._work_left = _MAX_WORK
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there was time for all parts; known when they have been asked for."""
+        return self._is_solved and self._work_left > 0
 
     def whole(self) -> str | None:
         """Return a short text of the schema, or None when none was found."""
@@ -73,6 +83,9 @@ class ShortestTexts:
         return is_better
 
     def _text(self, node: Any, depth: int) -> str | None:
+        self._work_left -= 1
+        if self._work_left <= 0:
+            return None
         for _ in range(_MAX_DEPTH - depth):
             if node is True or node == {}:
                 return "0"
