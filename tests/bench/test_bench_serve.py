@@ -250,9 +250,14 @@ def test_ctrl_c_gives_what_was_measured_until_then() -> None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A process that was started in the background ignores Ctrl-C, and so would this one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    report = measure(server, options(repeats=2))
+    try:
+        report = measure(server, options(repeats=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert report.is_cut
     assert report.results[0].serve.succeeded == 3

@@ -105,7 +105,12 @@ def test_when_no_request_succeeds_the_status_is_1_and_the_report_is_there() -> N
 
 
 def test_ctrl_c_prints_the_partial_report_and_ends_with_130() -> None:
-    command = [sys.executable, "-m", "mixtral.cli", "bench", "serve"]
+    # A process that was started in the background ignores Ctrl-C, and so would its children.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from mixtral.cli.main import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "bench", "serve"]
     with running(FakeServer(behaviours=["good"] * 2 + ["hangs"] * 9)) as server:
         arguments = ["--url", server.url, *SMALL, "--served-model", "m"]
         process = subprocess.Popen(
