@@ -54,6 +54,9 @@ _ERRORS = (
     ("not disjoint", "patternProperties", "two of its patterns match the same name"),
     ("min/maxProperties", "minProperties", "it counts optional properties"),
     ("min/maxProperties", "maxProperties", "it counts optional properties"),
+    ("circular references", "$ref", "it leads back to itself with keywords beside it"),
+    ("intersection stack", "allOf", "recursive schemas cannot be joined"),
+    ("Regex is empty", "pattern", "no text that can be promised fits it and what is beside it"),
 )
 
 

@@ -26,6 +26,17 @@ from mixtral.structured.references import Place, References, escape
 MAX_SCHEMAS = 20_000
 """Subschemas of one schema, those behind references counted once."""
 
+# Keywords that llguidance may still refuse.
+_JUDGED_LATER = (
+    "$ref",
+    "allOf",
+    "maxProperties",
+    "minProperties",
+    "oneOf",
+    "pattern",
+    "patternProperties",
+)
+
 # Branches of oneOf inside each other that are written out where they are referred to.
 _MAX_OPENED = 3
 
@@ -119,8 +130,8 @@ class _Reader:
 
     def _note(self, node: Node) -> None:
         """Remember what is judged by the schema as a whole."""
-        for key in ("oneOf", "pattern", "patternProperties", "minProperties", "maxProperties"):
-            if key in node.out:
+        for key in _JUDGED_LATER:
+            if key in node.out and (key != "$ref" or len(node.out) > 1):
                 self._places.setdefault(key, []).append((node.place.pointer, node.out))
         self._has_joins |= "allOf" in node.out or ("$ref" in node.out and len(node.out) > 1)
         self._is_exclusive |= bool({"exclusiveMinimum", "exclusiveMaximum"} & set(node.out))
