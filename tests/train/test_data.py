@@ -1,12 +1,14 @@
 """Token streams: fixed order, document boundaries, and refusal of wrong files."""
 
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mixtral.errors import ConfigError
-from mixtral.train.data import TokenStream
+from mixtral.train.data import TokenStream, TrainBatch
 
 
 def write_tokens(path: Path, tokens: list[int], dtype: type = np.uint16) -> Path:
@@ -22,7 +24,7 @@ def stream(path: Path, **changes: object) -> TokenStream:
 def test_documents_begin_sequences_and_long_ones_are_cut(tmp_path: Path) -> None:
     tokens = [9, 1, 20, 2, 1, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 5, 6]
     data = stream(write_tokens(tmp_path / "t.npy", tokens))
-    first, second = data.step(0), data.step(1)
+    (first,), (second,) = data.step(0), data.step(1)
     assert first.batch.input_ids.tolist() == tokens[:8]
     assert list(first.batch.starts) == [0, 1, 4, 8]
     assert first.batch.positions.tolist() == [0, 0, 1, 2, 0, 1, 2, 3]
@@ -33,7 +35,8 @@ def test_documents_begin_sequences_and_long_ones_are_cut(tmp_path: Path) -> None
 def test_mask_leaves_out_tokens_that_do_not_count(tmp_path: Path) -> None:
     tokens = write_tokens(tmp_path / "t.npy", [1, 3, 20, 4, 40, 41, 2, 1, 3, 5])
     mask = write_tokens(tmp_path / "m.npy", [0, 0, 0, 0, 1, 1, 1, 0, 0, 1], np.uint8)
-    assert stream(tokens, mask_path=mask).step(0).targets.tolist() == [
+    (only,) = stream(tokens, mask_path=mask).step(0)
+    assert only.targets.tolist() == [
         -1,
         -1,
         -1,
@@ -48,7 +51,7 @@ def test_mask_leaves_out_tokens_that_do_not_count(tmp_path: Path) -> None:
 def test_steps_past_the_end_begin_anew(tmp_path: Path) -> None:
     data = stream(write_tokens(tmp_path / "t.npy", list(range(10, 37))))
     assert data.num_steps == 3
-    assert data.step(3).batch.input_ids.tolist() == data.step(0).batch.input_ids.tolist()
+    assert data.step(3)[0].batch.input_ids.tolist() == data.step(0)[0].batch.input_ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,57 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
     short = write_tokens(tmp_path / "m.npy", [1] * 19, np.uint8)
     with pytest.raises(ConfigError, match="equally long"):
         stream(good, mask_path=short)
+
+
+def random_documents(path: Path, count: int = 40) -> Path:
+    rng = np.random.default_rng(3)
+    documents = [[1, *rng.integers(3, 500, rng.integers(1, 9))] for _ in range(count)]
+    return write_tokens(path, [token for document in documents for token in document])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_micro_batches_are_the_step_cut_between_sequences(tmp_path: Path, world_size: int) -> None:
+    path = random_documents(tmp_path / "t.npy")
+    settings = {"tokens_per_step": 40, "max_seq_len": 9, "world_size": world_size}
+    (whole,) = stream(path, tokens_per_step=40, max_seq_len=9).step(1)
+    parts = [
+        micro
+        for rank in range(world_size)
+        for micro in stream(path, micro_batch_tokens=12, rank=rank, **settings).step(1)
+    ]
+    assert max(part.batch.input_ids.numel() for part in parts) <= 12
+    assert all(part.batch.positions[0] == 0 for part in parts)
+    assert sum(part.size for part in parts) == whole.size
+    rows = {tuple(row) for row in _sequences([whole])}
+    assert {tuple(row) for row in _sequences(parts)} == rows
+
+
+def _sequences(batches: Sequence[TrainBatch]) -> Iterator[list[int]]:
+    for micro in batches:
+        for begin, end in pairwise(micro.batch.starts):
+            yield [*micro.batch.input_ids[begin:end].tolist(), *micro.targets[begin:end].tolist()]
+
+
+def test_every_rank_gets_equally_many_micro_batches(tmp_path: Path) -> None:
+    path = random_documents(tmp_path / "t.npy", 200)
+    for index in range(10):
+        counts = {
+            len(
+                stream(
+                    path,
+                    tokens_per_step=60,
+                    max_seq_len=9,
+                    micro_batch_tokens=14,
+                    rank=rank,
+                    world_size=3,
+                ).step(index)
+            )
+            for rank in range(3)
+        }
+        assert len(counts) == 1
+
+
+def test_too_few_sequences_for_the_processes_are_refused(tmp_path: Path) -> None:
+    path = write_tokens(tmp_path / "t.npy", [1, *range(3, 40)])
+    with pytest.raises(ConfigError, match="1 sequences for 2 processes"):
+        stream(path, max_seq_len=8, world_size=2).step(0)

@@ -8,33 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mixtral.checkpoint import open_checkpoint, write_checkpoint
+from mixtral.checkpoint import open_checkpoint
 from mixtral.errors import CheckpointError, ConfigError
-from mixtral.train import StepMetrics, Trainer, TrainRecipe
-from tests.models_for_tests import tiny_model
-
-
-@pytest.fixture
-def recipe_values(tmp_path: Path) -> dict[str, object]:
-    rng = np.random.default_rng(0)
-    tokens = np.tile(rng.integers(3, 500, 60), 60).astype(np.uint16)
-    tokens[::60] = 1
-    np.save(tmp_path / "tokens.npy", tokens)
-    model = tiny_model()
-    write_checkpoint(tmp_path / "start", model.config, model.named_parameters(), layout="hf")
-    return {
-        "output": str(tmp_path / "run"),
-        "train_tokens": str(tmp_path / "tokens.npy"),
-        "valid_tokens": str(tmp_path / "tokens.npy"),
-        "init_from": str(tmp_path / "start"),
-        "max_steps": 8,
-        "tokens_per_step": 120,
-        "max_seq_len": 64,
-        "warmup_steps": 2,
-        "eval_every": 4,
-        "checkpoint_every": 3,
-        "log_every": 1,
-    }
+from mixtral.train import StepMetrics, Trainer, TrainRecipe, read_recipe
 
 
 def losses(metrics: list[StepMetrics]) -> list[float]:
@@ -77,7 +53,12 @@ def test_finished_run_exports_again_over_the_old_model(recipe_values: dict[str, 
     list(Trainer(recipe).run())
     assert list(Trainer(recipe).run()) == []
     output = Path(recipe.output)
-    assert sorted(path.name for path in output.iterdir()) == ["log.jsonl", "model", "state.pt"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "best",
+        "log.jsonl",
+        "model",
+        "state.pt",
+    ]
     assert open_checkpoint(output / "model").config.num_hidden_layers == 2
 
 
@@ -109,15 +90,15 @@ def test_recipe_names_unknown_and_wrong_fields(tmp_path: Path) -> None:
     base = 'output="o"\ntrain_tokens="a"\nvalid_tokens="b"\n'
     path.write_text(base + "learning_rat=1\n")
     with pytest.raises(ConfigError, match="unknown field learning_rat"):
-        TrainRecipe.from_toml(path)
+        read_recipe(path)
     path.write_text(base + 'max_steps="many"\n')
     with pytest.raises(ConfigError, match="max_steps is 'many'; it must be a whole number"):
-        TrainRecipe.from_toml(path)
-    path.write_text('output="o"\n')
-    with pytest.raises(ConfigError, match="lacks the field train_tokens"):
-        TrainRecipe.from_toml(path)
+        read_recipe(path)
+    path.write_text('train_tokens="o"\n')
+    with pytest.raises(ConfigError, match="lacks the field output"):
+        read_recipe(path)
     path.write_text(base)
-    assert TrainRecipe.from_toml(path).train_tokens == str(tmp_path / "a")
+    assert read_recipe(path).train_tokens == str(tmp_path / "a")
 
 
 def test_learning_rate_rises_holds_and_falls() -> None:
@@ -131,7 +112,7 @@ def test_learning_rate_rises_holds_and_falls() -> None:
         min_learning_rate=0.1,
         decay_fraction=0.5,
     )
-    rates = [recipe.learning_rate_at(step) for step in range(100)]
+    rates = [recipe.schedule(100).rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:50] == [1.0] * 41
     assert rates[-1] == pytest.approx(0.1)
@@ -187,3 +168,99 @@ def test_recipe_refuses_values_without_sense(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{name} is"):
         TrainRecipe(**(recipe_values | {name: value}))
+
+
+def test_small_micro_batches_give_the_losses_of_a_whole_step(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    # Without the router's losses, which are means over a pass and not over tokens.
+    values = recipe_values | {"load_balancing_coef": 0.0}
+    whole = losses(list(Trainer(TrainRecipe(**values)).run()))
+    values |= {"output": str(tmp_path / "parts"), "micro_batch_tokens": 64}
+    parts = Trainer(TrainRecipe(**values))
+    assert len(parts.objective.step(0)) == 2
+    assert losses(list(parts.run())) == pytest.approx(whole, rel=1e-4)
+
+
+def test_activation_checkpointing_changes_no_loss(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    values = recipe_values | {"router_jitter": 0.1}
+    kept = list(Trainer(TrainRecipe(**values)).run())
+    values |= {"output": str(tmp_path / "again"), "activation_checkpointing": True}
+    again = list(Trainer(TrainRecipe(**values)).run())
+    assert losses(again) == losses(kept)
+    assert [m.grad_norm for m in again] == [m.grad_norm for m in kept]
+
+
+def test_jitter_changes_training_and_not_evaluation(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    calm = Trainer(TrainRecipe(**recipe_values))
+    values = recipe_values | {"router_jitter": 0.3, "output": str(tmp_path / "noisy")}
+    noisy = Trainer(TrainRecipe(**values))
+    assert noisy.evaluate() == calm.evaluate()
+    assert losses(list(noisy.run()))[0] != losses(list(calm.run()))[0]
+
+
+def test_frozen_router_stays_and_the_rest_learns(recipe_values: dict[str, object]) -> None:
+    trainer = Trainer(TrainRecipe(**(recipe_values | {"freeze_router": True, "max_steps": 2})))
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    list(trainer.run())
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.endswith("gate.weight"), name
+
+
+def test_best_model_is_that_of_the_lowest_held_out_loss(
+    recipe_values: dict[str, object], tmp_path: Path
+) -> None:
+    # Other random text: what is learned of the training text does not help there.
+    other = np.random.default_rng(7).integers(3, 500, 400).astype(np.uint16)
+    np.save(tmp_path / "other.npy", other)
+    values = recipe_values | {
+        "valid_tokens": str(tmp_path / "other.npy"),
+        "max_steps": 20,
+        "learning_rate": 0.02,
+        "eval_every": 1,
+    }
+    trainer = Trainer(TrainRecipe(**values))
+    measured = [m.valid_loss for m in trainer.run() if m.valid_loss is not None]
+    assert min(measured) < measured[-1]
+    best = TrainRecipe(
+        **(values | {"init_from": str(tmp_path / "run" / "best"), "output": str(tmp_path / "b")})
+    )
+    assert Trainer(best).evaluate()["loss"] == pytest.approx(min(measured), rel=1e-3)
+
+
+def test_log_has_loads_and_entropies_of_every_layer(recipe_values: dict[str, object]) -> None:
+    trainer = Trainer(TrainRecipe(**recipe_values))
+    list(trainer.run())
+    record = trainer.folder.read_log()[-1]
+    assert len(record["expert_load"]) == len(record["router_entropy"]) == 2
+    assert sum(record["expert_load"][0]) == pytest.approx(1, abs=1e-3)
+    assert 0 < record["router_entropy"][0] <= math.log(4)
+    assert 0 < record["flops_use"] < 1
+
+
+def test_epochs_decide_the_steps_where_none_are_given(recipe_values: dict[str, object]) -> None:
+    values = recipe_values | {"max_steps": 0, "num_epochs": 0.5}
+    assert Trainer(TrainRecipe(**values)).max_steps == 15  # 3,600 tokens of 120 a step, half of it
+
+
+def test_state_that_cannot_be_written_is_told_and_the_old_one_kept(
+    recipe_values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(TrainRecipe(**(recipe_values | {"checkpoint_every": 1})))
+    run = trainer.run()
+    next(run)
+    trainer.folder.wait()
+    before = trainer.folder.state_path.read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be written; its disk has"):
+        list(run)
+    assert trainer.folder.state_path.read_bytes() == before
+    assert [path.name for path in trainer.folder.path.glob("*.tmp")] == []

@@ -1,10 +1,12 @@
 """``mixtral train``: a training run from a recipe, shown while it goes and stopped at any time."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mixtral.cli.console import note, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.fields import read_fields
-from mixtral.errors import ConfigError
 
 if TYPE_CHECKING:
     from mixtral.train import StepMetrics, Trainer, TrainRecipe
+    from mixtral.train.setup import Stage
 
 
 def _epilog(command: str) -> str:
@@ -43,67 +45,99 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at th
 def pretrain(recipe: _Recipe, as_json: _Json = False) -> None:
     """Learn to predict the next token of a text, from random weights or a checkpoint.
 
-    A run that was stopped goes on from its last checkpoint when started again.
+    A run that was stopped goes on where it stopped when started again.
     """
     loaded = _read(recipe)
     if loaded.train_mask:
         note("train_mask is set: the loss counts masked tokens only, as in sft.")
-    _train(loaded, as_json=as_json)
+    _train(loaded, "pretrain", as_json=as_json)
 
 
 @app.command(epilog=_epilog("sft"))
 def sft(recipe: _Recipe, as_json: _Json = False) -> None:
-    """Learn to answer: the loss counts the tokens that train_mask marks.
+    """Learn to answer: the loss counts what the assistant says in conversations.
 
-    A run that was stopped goes on from its last checkpoint when started again.
+    A run that was stopped goes on where it stopped when started again.
     """
-    loaded = _read(recipe)
-    if not loaded.train_mask:
-        raise ConfigError(
-            f"{recipe} lacks train_mask; sft learns from the tokens that it marks. "
-            "Name a mask file, or use mixtral train pretrain."
-        )
-    _train(loaded, as_json=as_json)
+    _train(_read(recipe), "sft", as_json=as_json)
+
+
+@app.command(epilog=_epilog("dpo"))
+def dpo(recipe: _Recipe, as_json: _Json = False) -> None:
+    """Learn to prefer one answer to another, staying close to the model that it starts from.
+
+    A run that was stopped goes on where it stopped when started again.
+    """
+    _train(_read(recipe), "dpo", as_json=as_json)
 
 
 def _read(path: Path) -> "TrainRecipe":
     with spinner("starting"):
-        from mixtral.train import TrainRecipe
-    return TrainRecipe.from_toml(path)
+        from mixtral.train import read_recipe
+    return read_recipe(path)
 
 
-def _train(recipe: "TrainRecipe", *, as_json: bool) -> None:
+def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
     from mixtral.train import Trainer
 
     with spinner("preparing"):
-        trainer = Trainer(recipe)
+        trainer = Trainer(recipe, stage)
     first = trainer.next_step
     if first:
-        note(f"going on from the checkpoint at step {first} of {recipe.max_steps}.")
+        note(f"going on from the checkpoint at step {first} of {trainer.max_steps}.")
     begin = time.perf_counter()
     last: StepMetrics | None = None
     try:
-        with _display(recipe, first) as show:
-            for last in trainer.run():
+        with _display(trainer) as show, _stop_after_step() as stop:
+            steps = trainer.run()
+            for last in steps:
                 show(last)
+                if stop():
+                    trainer.save()
+                    steps.close()
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
-        _explain_resume(trainer, first)
+        _explain_resume(trainer)
         raise
-    plot = _plot(trainer)
+    plots = _plot(trainer)
     if as_json:
-        print_json(_summary(recipe, last, plot, seconds=time.perf_counter() - begin))
+        print_json(_summary(trainer, last, plots, seconds=time.perf_counter() - begin))
     else:
-        model = Path(recipe.output) / "model"
-        line = f"wrote {model}" + (f" and {plot}" if plot else "")
-        stdout_console().print(line, markup=False, soft_wrap=True)
+        written = " and ".join(str(path) for path in (trainer.result, *plots))
+        stdout_console().print(f"wrote {written}", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def _display(recipe: "TrainRecipe", first: int) -> "Iterator[Callable[[StepMetrics], None]]":
+def _stop_after_step() -> "Iterator[Callable[[], bool]]":
+    """Let the first Ctrl-C end the step under way, so that its state can be kept.
+
+    Gives a function that says whether that was asked for. A second Ctrl-C stops at once.
+    """
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note("stopping after this step; Ctrl-C again stops at once.")
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread, which alone may do this
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _display(trainer: "Trainer") -> "Iterator[Callable[[StepMetrics], None]]":
     """Give a function that shows a step: a live line in a terminal, else a line now and then."""
     console = stderr_console()
     if not console.is_terminal:
-        yield lambda metrics: _print_step(metrics, recipe)
+        yield lambda metrics: _print_step(metrics, trainer)
         return
     columns = (
         MofNCompleteColumn(),
@@ -112,7 +146,7 @@ def _display(recipe: "TrainRecipe", first: int) -> "Iterator[Callable[[StepMetri
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("first step", total=recipe.max_steps, completed=first)
+        task = progress.add_task("first step", total=trainer.max_steps, completed=trainer.next_step)
         valid_loss = math.nan
 
         def show(metrics: "StepMetrics") -> None:
@@ -120,59 +154,66 @@ def _display(recipe: "TrainRecipe", first: int) -> "Iterator[Callable[[StepMetri
             if metrics.valid_loss is not None:
                 valid_loss = metrics.valid_loss
             held_out = "" if math.isnan(valid_loss) else f", held out {valid_loss:.3f}"
-            speed = f"{metrics.tokens_per_s:,.0f} tokens/s"
-            text = f"loss {metrics.loss:.3f}{held_out}, {speed}"
+            text = f"{_losses(metrics)}{held_out}, {_speed(metrics)}"
             progress.update(task, completed=metrics.step + 1, description=text)
 
         yield show
 
 
-def _print_step(metrics: "StepMetrics", recipe: "TrainRecipe") -> None:
-    is_last = metrics.step + 1 == recipe.max_steps
-    if metrics.step % recipe.log_every and metrics.valid_loss is None and not is_last:
+def _print_step(metrics: "StepMetrics", trainer: "Trainer") -> None:
+    is_last = metrics.step + 1 == trainer.max_steps
+    if metrics.step % trainer.recipe.log_every and metrics.valid is None and not is_last:
         return
     held_out = "" if metrics.valid_loss is None else f", held out {metrics.valid_loss:.3f}"
-    left = (recipe.max_steps - metrics.step - 1) * recipe.tokens_per_step / metrics.tokens_per_s
+    left = (trainer.max_steps - metrics.step - 1) * metrics.seconds
     stderr_console().print(
-        f"step {metrics.step + 1}/{recipe.max_steps}: loss {metrics.loss:.3f}{held_out}, "
-        f"{metrics.tokens_per_s:,.0f} tokens/s, {left / 60:.1f} min left",
+        f"step {metrics.step + 1}/{trainer.max_steps}: {_losses(metrics)}{held_out}, "
+        f"{_speed(metrics)}, {left / 60:.1f} min left",
         soft_wrap=True,
     )
 
 
-def _explain_resume(trainer: "Trainer", first: int) -> None:
-    every = trainer.recipe.checkpoint_every
-    saved = max(first, trainer.next_step // every * every)
-    if trainer.folder.state_path.exists():
+def _losses(metrics: "StepMetrics") -> str:
+    accuracy = metrics.extra.get("reward_accuracy")
+    more = "" if accuracy is None else f", preferred {accuracy:.0%}"
+    return f"loss {metrics.loss:.3f}{more}"
+
+
+def _speed(metrics: "StepMetrics") -> str:
+    return f"{metrics.tokens_per_s:,.0f} tokens/s ({metrics.flops_use:.0%} of the arithmetic)"
+
+
+def _explain_resume(trainer: "Trainer") -> None:
+    trainer.folder.close()
+    state = trainer.folder.saved_step
+    if state is None:
+        note(f"stopped after step {trainer.next_step}, before the first checkpoint.")
+    else:
         note(
             f"stopped after step {trainer.next_step}; the same command goes on from the "
-            f"checkpoint at step {saved} in {trainer.folder.path}."
+            f"checkpoint at step {state} in {trainer.folder.path}."
         )
-    else:
-        note(f"stopped after step {trainer.next_step}, before the first checkpoint (step {every}).")
 
 
-def _plot(trainer: "Trainer") -> Path | None:
+def _plot(trainer: "Trainer") -> list[Path]:
     try:
-        from mixtral.train.plot import plot_log
+        from mixtral.train.plot import plot_run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
-        note("loss.png was not drawn, matplotlib is missing: pip install 'mixtral[train]'.")
-        return None
-    path = trainer.folder.path / "loss.png"
-    plot_log(trainer.folder.log_path, path)
-    return path
+        note("no curves were drawn, matplotlib is missing: pip install 'mixtral[train]'.")
+        return []
+    return plot_run(trainer.folder.log_path)
 
 
 def _summary(
-    recipe: "TrainRecipe", last: "StepMetrics | None", plot: Path | None, *, seconds: float
+    trainer: "Trainer", last: "StepMetrics | None", plots: list[Path], *, seconds: float
 ) -> dict[str, Any]:
     return {
-        "output": recipe.output,
-        "model": str(Path(recipe.output) / "model"),
-        "plot": None if plot is None else str(plot),
-        "steps": recipe.max_steps,
+        "output": str(trainer.folder.path),
+        "model": str(trainer.result),
+        "plots": [str(path) for path in plots],
+        "steps": trainer.max_steps,
         "loss": None if last is None else last.loss,
         "valid_loss": None if last is None else last.valid_loss,
         "seconds": round(seconds, 3),

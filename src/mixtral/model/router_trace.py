@@ -33,6 +33,11 @@ class RouterRecorder:
         """Logits of each layer so far, L tensors [T, E], with their gradients."""
         return [logits for _, _, logits in self._layers]
 
+    @property
+    def expert_ids(self) -> list[Tensor]:
+        """Chosen experts of each layer so far, L tensors [T, A]."""
+        return [expert_ids for expert_ids, _, _ in self._layers]
+
     def trace(self) -> RouterTrace:
         """Return what was noted, layers stacked along dimension 1."""
         expert_ids, routing_weights, router_logits = zip(*self._layers, strict=True)

@@ -6,13 +6,17 @@ that the loss counts. Step i reads tokens i * T to (i + 1) * T: the order of the
 nothing but the file, so a resumed run reads what the stopped one would have read.
 
 Documents do not see each other: every <s> begins a sequence of its own, and a document longer
-than ``max_seq_len`` is cut.
+than ``max_seq_len`` is cut. A step is split into micro-batches at the ends of sequences:
+
+    sequences of 300, 500, 200 and 400 tokens, micro-batches of at most 800
+    -> [300, 500], [200, 400]
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,12 +30,31 @@ BOS_ID = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainBatch:
-    """Tokens of one step and what to predict from each."""
+    """Tokens of one forward pass and what to predict from each."""
 
     batch: TokenBatch
     """T tokens, flat, with the boundaries of their documents."""
     targets: Tensor
     """Next token of each, [T], int64; -1 where the loss does not count."""
+
+    @property
+    def size(self) -> int:
+        """Number of counted tokens."""
+        return int((self.targets >= 0).sum())
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens whose logits are made."""
+        return self.size
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device."""
+        batch = replace(
+            self.batch,
+            input_ids=self.batch.input_ids.to(device),
+            positions=self.batch.positions.to(device),
+        )
+        return replace(self, batch=batch, targets=self.targets.to(device))
 
 
 class TokenStream:
@@ -39,13 +62,16 @@ class TokenStream:
 
     Args:
         path: ``.npy`` file of uint16 ids.
-        tokens_per_step: T.
-        max_seq_len: Longest sequence that attention sees.
+        tokens_per_step: T, tokens of an optimizer step over all ranks.
+        max_seq_len: Longest sequence that attention sees, or what it is at a step.
+        micro_batch_tokens: Most tokens of a micro-batch; None makes a step one micro-batch.
         mask_path: ``.npy`` file of uint8, 1 where the loss counts; None counts all.
         vocab_size: V, to check that the ids belong to the model.
+        rank, world_size: Which part of each step is this process's.
 
     Raises:
-        ConfigError: A file is missing, of another type, too short, or has ids outside 0..V-1.
+        ConfigError: A file is missing, of another type, too short, or has ids outside 0..V-1, or a
+            sequence does not fit into a micro-batch.
     """
 
     def __init__(
@@ -53,9 +79,12 @@ class TokenStream:
         path: Path,
         *,
         tokens_per_step: int,
-        max_seq_len: int,
+        max_seq_len: int | Callable[[int], int],
         vocab_size: int,
+        micro_batch_tokens: int | None = None,
         mask_path: Path | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._tokens = _open_array(path, np.uint16)
         self._mask = None if mask_path is None else _open_array(mask_path, np.uint8)
@@ -75,15 +104,20 @@ class TokenStream:
                 f"{vocab_size - 1}. Prepare the data with the model's tokenizer."
             )
         self.tokens_per_step = tokens_per_step
-        self.max_seq_len = max_seq_len
+        self._max_seq_len = max_seq_len
+        self._micro_batch_tokens = micro_batch_tokens or tokens_per_step
+        self._rank, self._world_size = rank, world_size
 
     @property
     def num_steps(self) -> int:
         """Whole steps in one pass over the file."""
         return (len(self._tokens) - 1) // self.tokens_per_step
 
-    def step(self, index: int) -> TrainBatch:
-        """Return the tokens of a step; past the end the file begins anew."""
+    def step(self, index: int) -> Sequence[TrainBatch]:
+        """Return the micro-batches of a step; past the end the file begins anew.
+
+        A rank takes every ``world_size``-th of them; the rest belongs to the others.
+        """
         begin = index % self.num_steps * self.tokens_per_step
         piece = self._tokens[begin : begin + self.tokens_per_step + 1].astype(np.int64)
         targets = piece[1:].copy()
@@ -91,25 +125,68 @@ class TokenStream:
         if self._mask is not None:
             counts = self._mask[begin + 1 : begin + self.tokens_per_step + 1]
             targets[counts == 0] = -1
-        starts = self._boundaries(piece[:-1])
-        positions = np.concatenate([np.arange(b - a) for a, b in pairwise(starts)])
-        return TrainBatch(
-            batch=TokenBatch(
-                input_ids=torch.from_numpy(piece[:-1].copy()),
-                positions=torch.from_numpy(positions),
-                starts=starts,
-            ),
-            targets=torch.from_numpy(targets),
+        limit = (
+            self._max_seq_len if isinstance(self._max_seq_len, int) else self._max_seq_len(index)
         )
+        starts = _boundaries(piece[:-1], limit)
+        groups = _group(starts, self._micro_batch_tokens, self._world_size)
+        mine = groups[self._rank :: self._world_size]
+        return [_train_batch(piece[:-1], targets, group) for group in mine]
 
-    def _boundaries(self, tokens: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[int]:
-        documents = [0, *np.flatnonzero(tokens == BOS_ID).tolist(), len(tokens)]
-        starts = [0]
-        for begin, end in pairwise(documents):
-            starts.extend(range(begin + self.max_seq_len, end, self.max_seq_len))
-            if end > starts[-1]:
-                starts.append(end)
-        return starts
+
+def _train_batch(
+    tokens: "np.ndarray[Any, np.dtype[np.int64]]",
+    targets: "np.ndarray[Any, np.dtype[np.int64]]",
+    starts: list[int],
+) -> TrainBatch:
+    begin, end = starts[0], starts[-1]
+    positions = np.concatenate([np.arange(b - a) for a, b in pairwise(starts)])
+    return TrainBatch(
+        batch=TokenBatch(
+            input_ids=torch.from_numpy(tokens[begin:end].copy()),
+            positions=torch.from_numpy(positions),
+            starts=[start - begin for start in starts],
+        ),
+        targets=torch.from_numpy(targets[begin:end].copy()),
+    )
+
+
+def _boundaries(tokens: "np.ndarray[Any, np.dtype[np.int64]]", max_seq_len: int) -> list[int]:
+    documents = [0, *np.flatnonzero(tokens == BOS_ID).tolist(), len(tokens)]
+    starts = [0]
+    for begin, end in pairwise(documents):
+        starts.extend(range(begin + max_seq_len, end, max_seq_len))
+        if end > starts[-1]:
+            starts.append(end)
+    return starts
+
+
+def _group(starts: list[int], max_tokens: int, world_size: int) -> list[list[int]]:
+    """Cut boundaries at ends of sequences into groups, as many for each rank.
+
+    Every rank must run equally often, because ranks wait for each other in each pass.
+    """
+    groups = [[starts[0]]]
+    for begin, end in pairwise(starts):
+        if end - begin > max_tokens:
+            raise ConfigError(
+                f"a sequence has {end - begin} tokens and micro_batch_tokens is {max_tokens}; it "
+                "must be at least max_seq_len."
+            )
+        if end - groups[-1][0] > max_tokens:
+            groups.append([begin])
+        groups[-1].append(end)
+    while len(groups) % world_size:
+        index = max(range(len(groups)), key=lambda i: len(groups[i]))
+        group = groups[index]
+        if len(group) == 2:
+            raise ConfigError(
+                f"a step has {len(groups)} sequences for {world_size} processes; "
+                "raise tokens_per_step, or lower max_seq_len."
+            )
+        middle = len(group) // 2
+        groups[index : index + 1] = [group[: middle + 1], group[middle:]]
+    return groups
 
 
 def _open_array(path: Path, dtype: type) -> "np.ndarray[tuple[int], np.dtype[Any]]":

@@ -1,70 +1,170 @@
-"""The loss of a run as a picture, drawn from its log.
+"""A run as pictures, drawn from its log: the loss, the routers, the rewards of preference training.
 
 Importing this file imports matplotlib, which comes with the extra ``train``; nothing else in the
-package needs it. The figure is made without pyplot, so no display is looked for and no state of
+package needs it. Figures are made without pyplot, so no display is looked for and no state of
 matplotlib changes.
 """
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Two colours of Okabe and Ito's set, which colour-blind people can tell apart; the markers of
-# the held-out loss tell the lines apart in grey, too.
+# Three colours of Okabe and Ito's set, which colour-blind people can tell apart; markers and
+# dashes tell the lines apart in grey, too.
 _BLUE = "#0072B2"
 _VERMILLION = "#D55E00"
+_GREEN = "#009E73"
+
+Records = Sequence[dict[str, Any]]
 
 
-def plot_log(log_path: Path, png_path: Path) -> None:
-    """Draw training and held-out loss against the step.
+def plot_run(log_path: Path) -> list[Path]:
+    """Draw what the log of a run holds, beside it.
+
+    ``loss.png`` always; ``router.png`` for a mixture of experts; ``rewards.png`` for preferences.
 
     Args:
         log_path: ``log.jsonl`` of a run; a last line that a crash cut is left out.
-        png_path: Picture to write, whole or not at all.
+
+    Returns:
+        The pictures, each written whole or not at all; none for an empty log.
 
     Raises:
         OSError: A file cannot be read or written.
     """
     records = _read_log(log_path)
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    if not records:
+        return []
+    folder = log_path.absolute().parent
+    pictures = [plot_loss(records, folder / "loss.png", title=folder.name)]
+    if "expert_load" in records[-1]:
+        pictures.append(_plot_router(records, folder / "router.png", title=folder.name))
+    if "reward_margin" in records[-1]:
+        pictures.append(_plot_rewards(records, folder / "rewards.png", title=folder.name))
+    return pictures
+
+
+def plot_loss(records: Records, path: Path, *, title: str) -> Path:
+    """Draw training and held-out loss against the step, and return the picture's path.
+
+    Args:
+        records: Lines of a log.
+        path: Picture to write.
+        title: What the run is called.
+    """
+    figure = _figure(1)
     axes = figure.add_subplot()
-    axes.plot(
-        [record["step"] + 1 for record in records],
-        [record["loss"] for record in records],
-        color=_BLUE,
-        linewidth=1,
-        marker="" if len(records) > 1 else ".",
-        label="training",
+    _line(axes, records, "loss", color=_BLUE, label="training")
+    _line(axes, records, "valid_loss", color=_VERMILLION, label="held out", marker="o")
+    unit = "per pair" if "reward_margin" in records[-1] else "nats per token"
+    _finish(axes, ylabel=f"loss ({unit})", title=title)
+    return _save(figure, path)
+
+
+def _plot_router(records: Records, path: Path, *, title: str) -> Path:
+    """Draw the entropy of each layer's router, and its fullest and emptiest expert."""
+    figure = _figure(2)
+    entropy_axes, load_axes = figure.subplots(2, 1, sharex=True)
+    rows = [record for record in records if "expert_load" in record]
+    steps = [record["step"] + 1 for record in rows]
+    num_layers, num_experts = len(rows[0]["expert_load"]), len(rows[0]["expert_load"][0])
+    colours = colormaps["viridis"]
+    marker = "" if len(rows) > 1 else "."
+    for layer in range(num_layers):
+        colour = colours(0.9 * layer / max(1, num_layers - 1))
+        name = f"layer {layer}" if num_layers <= 8 or layer in (0, num_layers - 1) else None
+        entropy = [record["router_entropy"][layer] for record in rows]
+        entropy_axes.plot(steps, entropy, color=colour, label=name, lw=1, marker=marker)
+        for pick, dashes in ((max, "-"), (min, "--")):
+            load = [num_experts * pick(record["expert_load"][layer]) for record in rows]
+            load_axes.plot(steps, load, dashes, color=colour, lw=1, marker=marker)
+    entropy_axes.axhline(math.log(num_experts), color="black", lw=0.8, ls=":")
+    load_axes.axhline(1, color="black", lw=0.8, ls=":")
+    _finish(entropy_axes, ylabel="router entropy (nats)", title=title, xlabel="")
+    _finish(load_axes, ylabel="load over an even load", title="", legend=False)
+    load_axes.set_title("fullest expert (solid) and emptiest (dashed) of each layer", fontsize=9)
+    return _save(figure, path)
+
+
+def _plot_rewards(records: Records, path: Path, *, title: str) -> Path:
+    figure = _figure(2)
+    reward_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
+    _line(reward_axes, records, "reward_chosen", color=_GREEN, label="chosen")
+    _line(reward_axes, records, "reward_rejected", color=_VERMILLION, label="rejected", dashes="--")
+    _finish(reward_axes, ylabel="implicit reward (nats)", title=title, xlabel="")
+    _line(accuracy_axes, records, "reward_accuracy", color=_BLUE, label="training")
+    _line(
+        accuracy_axes,
+        records,
+        "valid_reward_accuracy",
+        color=_VERMILLION,
+        label="held out",
+        marker="o",
     )
-    measured = [record for record in records if record["valid_loss"] is not None]
+    accuracy_axes.set_ylim(0, 1.02)
+    _finish(accuracy_axes, ylabel="pairs with the chosen answer preferred", title="")
+    return _save(figure, path)
+
+
+def _figure(panels: int) -> Figure:
+    figure = Figure(figsize=(8, 4.5 if panels == 1 else 7), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _line(
+    axes: Axes,
+    records: Records,
+    name: str,
+    *,
+    color: str,
+    label: str,
+    marker: str = "",
+    dashes: str = "-",
+) -> None:
+    measured = [record for record in records if record.get(name) is not None]
     axes.plot(
         [record["step"] + 1 for record in measured],
-        [record["valid_loss"] for record in measured],
-        color=_VERMILLION,
-        linewidth=1.5,
-        marker="o",
+        [record[name] for record in measured],
+        dashes,
+        color=color,
+        linewidth=1.2,
+        marker=marker if marker or len(measured) > 1 else ".",
         markersize=4,
-        label="held out",
+        label=label,
     )
+
+
+def _finish(
+    axes: Axes, *, ylabel: str, title: str, xlabel: str = "optimizer step", legend: bool = True
+) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("next-token loss (nats per token)")
-    axes.set_title(log_path.absolute().parent.name)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = png_path.with_suffix(".tmp")
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         figure.savefig(file, format="png")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(png_path)
+    temporary.replace(path)
+    return path
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

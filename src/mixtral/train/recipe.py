@@ -1,18 +1,18 @@
 """Everything that decides a training run, in one small TOML file.
 
-The string under each field says what it means; ``mixtral train --help`` prints them.
+The string under each field says what it means; ``mixtral train --help`` prints them. Reading the
+file, and the paths in it, is in ``recipe_file.py``.
 """
 
 import dataclasses
-import math
 import sys
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
+from mixtral.quantization import find_recipe
+from mixtral.train.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,14 +20,23 @@ class TrainRecipe:
     """One stage of training; paths are relative to the folder of the TOML file.
 
     Raises:
-        ConfigError: A field is outside its allowed values.
+        ConfigError: A field is outside its allowed values, or two do not go together.
     """
 
     output: str
-    """Folder of the run: log, resumable state, and at the end the model."""
-    train_tokens: str
-    """Token file to learn from (.npy, uint16)."""
-    valid_tokens: str
+    """Folder of the run: log, resumable state, and at the end the model or adapter."""
+    train_records: str = ""
+    """Records to learn from (.jsonl): conversations for sft, preference pairs for dpo, texts for
+    pretrain."""
+    valid_records: str = ""
+    """Records that are only measured; empty takes valid_fraction of train_records."""
+    valid_fraction: float = 0.05
+    """Share of train_records that is measured and not learned; a record's text decides."""
+    too_long: Literal["error", "skip"] = "error"
+    """What to do with records beyond max_seq_len: refuse the file, or leave them out."""
+    train_tokens: str = ""
+    """Token file to learn from (.npy, uint16), instead of train_records."""
+    valid_tokens: str = ""
     """Token file that is only measured."""
     train_mask: str = ""
     """Which training tokens the loss counts (.npy, uint8); empty counts all."""
@@ -36,17 +45,28 @@ class TrainRecipe:
     model: str = "nano"
     """Preset whose geometry is trained from scratch: nano, 7b, 8x7b, 8x22b."""
     init_from: str = ""
-    """Checkpoint folder to start from; empty starts from random weights."""
-    max_steps: int = 1000
-    """Optimizer steps in all."""
+    """Model to start from: nano, a checkpoint folder or a hub id; empty starts from random
+    weights."""
+    quantization: str = ""
+    """Pack the base as int8, int4 or int3 while it is loaded, for LoRA; a packed checkpoint is used
+    as it is."""
+    max_steps: int = 0
+    """Optimizer steps in all; 0 makes num_epochs passes over the data."""
+    num_epochs: float = 1.0
+    """Passes over the data where max_steps is 0."""
     tokens_per_step: int = 8192
     """Tokens that one optimizer step sees."""
+    micro_batch_tokens: int = 0
+    """Most tokens of one forward and backward pass, to save memory; 0 takes tokens_per_step."""
     max_seq_len: int = 1024
     """Longest sequence; longer documents are cut."""
     long_seq_len: int = 0
     """Sequence length of the last part of the run; 0 keeps max_seq_len."""
     long_seq_fraction: float = 0.15
     """Share of the steps that run with long_seq_len."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer and run the layer again in the backward pass: a third more
+    work, far less memory."""
     learning_rate: float = 2e-3
     """Peak of the schedule."""
     min_learning_rate: float = 0.0
@@ -56,7 +76,7 @@ class TrainRecipe:
     decay_fraction: float = 1.0
     """Share of the steps over which the rate falls; 1 is cosine from the start, less is WSD."""
     weight_decay: float = 0.1
-    """AdamW's decay of matrices; norms and the embedding have none."""
+    """AdamW's decay of matrices; norms, the embedding and adapters have none."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.95
@@ -67,121 +87,128 @@ class TrainRecipe:
     """Weight of the load-balancing loss."""
     z_loss_coef: float = 1e-4
     """Weight of the router's z-loss."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of forward and backward; the optimizer's weights are float32 always."""
+    router_jitter: float = 0.0
+    """Noise on the router's input while training: a factor from 1 - x to 1 + x."""
+    freeze_router: bool = False
+    """Leave the routers as they are."""
+    starving_load: float = 0.1
+    """Warn of an expert that gets less than this share of an even load; 0 never warns."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of forward and backward; auto is bfloat16 where the machine multiplies it natively.
+    The optimizer's weights are float32 always."""
+    device: str = "auto"
+    """Where to train: cpu, cuda, or auto, which is a GPU where there is one."""
     seed: int = 0
-    """Seed of the first weights."""
+    """Seed of the first weights, of the order of records, and of all noise."""
     log_every: int = 10
     """Steps between two lines of the log."""
     eval_every: int = 200
-    """Steps between two measurements on the held-out tokens."""
+    """Steps between two measurements on the held-out data."""
     eval_steps: int = 8
-    """Steps' worth of held-out tokens in one measurement."""
+    """Steps' worth of held-out data in one measurement."""
     checkpoint_every: int = 200
     """Steps between two resumable states on disk."""
+    keep_best: bool = True
+    """Also keep the model with the lowest held-out loss, in best/."""
+    tensorboard: bool = True
+    """Write the numbers for TensorBoard, too."""
 
     def __post_init__(self) -> None:
         """Check types and ranges of all fields."""
         for field in dataclasses.fields(self):
-            _check_type(
-                field.name,
-                getattr(self, field.name),
-                type(field.default),
-                field.default,
-            )
-        positive = (
-            "max_steps",
-            "tokens_per_step",
-            "max_seq_len",
-            "log_every",
-            "eval_every",
-        )
-        for name in (
-            *positive,
-            "eval_steps",
-            "checkpoint_every",
-            "learning_rate",
-            "grad_clip",
-        ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for name in (
-            "warmup_steps",
-            "weight_decay",
-            "load_balancing_coef",
-            "z_loss_coef",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
-        for name in ("output", "train_tokens", "valid_tokens"):
-            if not getattr(self, name).strip():
-                raise ConfigError(f"{name} is empty; it must be a path.")
-        for name in ("long_seq_fraction", "decay_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1.")
-        if self.dtype not in ("bfloat16", "float32"):
-            raise ConfigError(f"dtype is {self.dtype!r}; it must be bfloat16 or float32.")
+            _check_type(field.name, getattr(self, field.name), type(field.default), field.default)
+        for name, (low, high) in _RANGES.items():
+            _check_range(name, getattr(self, name), low, high)
+        if not self.output.strip():
+            raise ConfigError("output is empty; it must be a path.")
+        _check_choice("dtype", self.dtype, ("auto", "bfloat16", "float32"))
+        _check_choice("too_long", self.too_long, ("error", "skip"))
+        if self.quantization:
+            find_recipe(self.quantization)
         ModelConfig.preset(self.model)
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """Read a recipe; its relative paths become relative to the file.
-
-        Raises:
-            ConfigError: The file is missing, not TOML, or has an unknown or wrong field.
-        """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path} does not exist; name a recipe file.") from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as TOML: {error}.") from error
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        self._check_data()
+        longest = max(self.max_seq_len, self.long_seq_len)
+        if self.micro_batch_tokens and self.micro_batch_tokens < longest:
             raise ConfigError(
-                f"{path} has the unknown field {unknown[0]}; known are {', '.join(sorted(known))}."
+                f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least the longest "
+                f"sequence, {longest}."
             )
-        for name in ("output", "train_tokens", "valid_tokens"):
-            if name not in values:
-                raise ConfigError(f"{path} lacks the field {name}; every recipe needs it.")
-        for name in (*_PATHS, "init_from"):
-            if isinstance(values.get(name), str) and values[name]:
-                values[name] = str(path.parent / values[name])
-        return cls(**values)
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear rise, plateau, cosine fall."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        decay_steps = max(1, int(self.decay_fraction * (self.max_steps - self.warmup_steps)))
-        progress = (step - (self.max_steps - decay_steps) + 1) / decay_steps
-        if progress <= 0:
-            return self.learning_rate
-        share = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * share
+    def _check_data(self) -> None:
+        if bool(self.train_records) == bool(self.train_tokens):
+            raise ConfigError(
+                "train_records and train_tokens are "
+                f"{'both' if self.train_records else 'neither'} given; a recipe needs one of them."
+            )
+        if self.train_tokens and not self.valid_tokens:
+            raise ConfigError(
+                "valid_tokens is empty; train_tokens needs held-out tokens beside it."
+            )
+        wrong = (
+            ("valid_tokens", "train_mask", "valid_mask")
+            if self.train_records
+            else ("valid_records",)
+        )
+        for name in wrong:
+            if getattr(self, name):
+                other = "train_records" if self.train_records else "train_tokens"
+                raise ConfigError(f"{name} is given; it does not go with {other}.")
 
-    def seq_len_at(self, step: int) -> int:
-        """Longest sequence at a step."""
-        is_long = step >= self.max_steps * (1 - self.long_seq_fraction)
+    def schedule(self, max_steps: int) -> Schedule:
+        """Return the learning rates of a run of so many steps."""
+        return Schedule(
+            max_steps=max_steps,
+            peak=self.learning_rate,
+            last=self.min_learning_rate,
+            warmup_steps=self.warmup_steps,
+            decay_fraction=self.decay_fraction,
+        )
+
+    def seq_len_at(self, step: int, max_steps: int) -> int:
+        """Return the longest sequence at a step."""
+        is_long = step >= max_steps * (1 - self.long_seq_fraction)
         return self.long_seq_len if self.long_seq_len and is_long else self.max_seq_len
 
 
-_PATHS = ("output", "train_tokens", "valid_tokens", "train_mask", "valid_mask")
-
-
-_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+_ABOVE_0 = sys.float_info.min
+_MAX = sys.float_info.max
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("tokens_per_step", "max_seq_len", "log_every", "eval_every", "eval_steps"), (1, _MAX)
+    ),
+    **dict.fromkeys(("max_steps", "micro_batch_tokens", "long_seq_len", "warmup_steps"), (0, _MAX)),
+    **dict.fromkeys(("num_epochs", "learning_rate", "grad_clip"), (_ABOVE_0, _MAX)),
+    **dict.fromkeys(
+        ("weight_decay", "load_balancing_coef", "z_loss_coef", "min_learning_rate"), (0, _MAX)
+    ),
+    **dict.fromkeys(("beta1", "beta2"), (0, 1 - 1e-12)),
+    **dict.fromkeys(("long_seq_fraction", "decay_fraction", "starving_load"), (0, 1)),
+    "valid_fraction": (0, 0.9),
+    "router_jitter": (0, 0.5),
+    "checkpoint_every": (1, _MAX),
+    "seed": (0, 2**63 - 1),
+}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _check_type(name: str, value: Any, wanted: type, default: Any) -> None:
     if default is dataclasses.MISSING:
         wanted = str
     allowed: tuple[type, ...] = (int, float) if wanted is float else (wanted,)
-    if not isinstance(value, allowed) or isinstance(value, bool):
+    if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
         raise ConfigError(f"{name} is {value!r}; it must be {_KINDS[wanted]}.")
-    if wanted is float and not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+    if wanted is float and not abs(value) <= _MAX:  # type: ignore[arg-type]
         raise ConfigError(f"{name} is {value!r}; it must be a finite number.")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if low <= value <= high:
+        return
+    lowest = "above 0" if low == _ABOVE_0 else f"at least {low}"
+    highest = "" if high == _MAX else f" and {'below 1' if 1 > high > 0.99 else f'at most {high}'}"
+    raise ConfigError(f"{name} is {value}; it must be {lowest}{highest}.")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -1,35 +1,34 @@
 """The training loop: batch, forward, losses, backward, step.
 
 ``Trainer.run`` yields the numbers of each step, so a caller shows progress as it likes and may
-stop at any point. All randomness is in the first weights and in the order of the token file;
-a run that was killed and resumed gives the same losses as one that never stopped.
+stop at any point. One loop serves all stages; what a stage learns is its ``Objective``. All
+randomness is seeded by the step, so a run that was killed and resumed gives the same losses as
+one that never stopped.
 """
 
 import dataclasses
 import json
 import math
-import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from mixtral.checkpoint import open_checkpoint, write_checkpoint
-from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError, ConfigError
-from mixtral.model import Transformer, init_weights
 from mixtral.model.router_trace import RouterRecorder
-from mixtral.train.data import TokenStream, TrainBatch
-from mixtral.train.losses import (
-    linear_cross_entropy,
-    load_balancing_loss,
-    router_z_loss,
-)
+from mixtral.train.checkpointing import checkpoint_activations
+from mixtral.train.export import write_model
+from mixtral.train.flops import measure_matmul_flops, step_flops
+from mixtral.train.losses import load_balancing_loss, router_z_loss
+from mixtral.train.objective import MicroBatch
 from mixtral.train.optimizer import MasterAdamW
 from mixtral.train.recipe import TrainRecipe
+from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import RunFolder
+from mixtral.train.setup import Stage, make_model, make_objective
+from mixtral.train.train_log import TrainLog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,17 +38,30 @@ class StepMetrics:
     step: int
     """Index of the step, from 0."""
     loss: float
-    """Next-token loss, nats per token."""
+    """Loss of the stage: nats per token, or per preference pair."""
     load_balancing_loss: float
     """1 when all experts get the same load."""
+    z_loss: float
+    """Mean squared log-partition of the routers."""
     grad_norm: float
     """Norm of the gradient before clipping."""
     learning_rate: float
     """Rate of this step."""
+    seconds: float
+    """Time of this step, without measurements on held-out data."""
     tokens_per_s: float
     """Training tokens per second of this step."""
-    valid_loss: float | None
-    """Loss on the held-out tokens, where this step measured it."""
+    flops_use: float
+    """Share of the machine's matrix arithmetic that the step's mathematics needed, 0 to 1."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Further means of the stage."""
+    valid: Mapping[str, float] | None = None
+    """Means over the held-out data, where this step measured them."""
+
+    @property
+    def valid_loss(self) -> float | None:
+        """Held-out loss, where this step measured it."""
+        return None if self.valid is None else self.valid.get("loss")
 
 
 class Trainer:
@@ -57,24 +69,35 @@ class Trainer:
 
     Args:
         recipe: All settings.
+        stage: What is learned.
 
     Raises:
         ConfigError: The recipe or its data is wrong, or the folder holds another run.
         CheckpointError: The weights to start from, or the saved state, cannot be read.
     """
 
-    def __init__(self, recipe: TrainRecipe) -> None:
+    def __init__(self, recipe: TrainRecipe, stage: Stage = "pretrain") -> None:
         self.recipe = recipe
-        self.config = self._model_config()
-        dtype = getattr(torch, recipe.dtype)
-        self.model = self._first_model().to(dtype).requires_grad_(True).train()
+        self.stage = stage
+        self._first = make_model(recipe)
+        self.model = self._first.model.train()
+        self.config = self.model.config
+        self.objective = make_objective(recipe, stage, self._first)
+        self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
+        if recipe.activation_checkpointing:
+            checkpoint_activations(self.model)
         self.optimizer = MasterAdamW(self.model, recipe)
-        self._train_data = self._stream(recipe.train_tokens, recipe.train_mask)
-        self._valid_data = self._stream(recipe.valid_tokens, recipe.valid_mask)
+        self._schedule = recipe.schedule(self.max_steps)
+        self._monitor = RouterMonitor(self.config.num_experts, starving_load=recipe.starving_load)
+        self.best_loss = math.inf
         self.folder = RunFolder(Path(recipe.output))
-        self.next_step = self._resume()
+        try:
+            self.next_step = self._resume()
+        except BaseException:
+            self.folder.close()
+            raise
 
-    def run(self) -> Iterator[StepMetrics]:
+    def run(self) -> Generator[StepMetrics, None, None]:
         """Train to the last step, yielding the numbers of each; then write the model.
 
         The folder is locked until then; closing the iterator gives it back.
@@ -82,120 +105,146 @@ class Trainer:
         Raises:
             CheckpointError: A state or the model cannot be written.
         """
+        log = TrainLog(
+            self.folder, first_step=self.next_step, use_tensorboard=self.recipe.tensorboard
+        )
         try:
-            yield from self._steps()
-            self.export(Path(self.recipe.output) / "model")
+            yield from self._steps(log)
+            self.folder.wait()
+            self.export(self.result)
         finally:
+            log.close()
             self.folder.close()
 
-    def _steps(self) -> Iterator[StepMetrics]:
+    def _steps(self, log: TrainLog) -> Iterator[StepMetrics]:
         recipe = self.recipe
-        while self.next_step < recipe.max_steps:
-            metrics = self._train_step(self.next_step)
+        peak = measure_matmul_flops(self.model.device, self.model.dtype)
+        while self.next_step < self.max_steps:
+            metrics = self._train_step(self.next_step, peak)
             self.next_step += 1
-            is_last = self.next_step == recipe.max_steps
-            if metrics.step % recipe.log_every == 0 or metrics.valid_loss is not None:
-                self.folder.append_log(dataclasses.asdict(metrics))
+            is_last = self.next_step == self.max_steps
+            if metrics.step % recipe.log_every == 0 or metrics.valid is not None:
+                self._log(log, metrics)
+            if metrics.valid_loss is not None and metrics.valid_loss < self.best_loss:
+                self.best_loss = metrics.valid_loss
+                if recipe.keep_best:
+                    self.export(self.folder.path / "best")
             if self.next_step % recipe.checkpoint_every == 0 or is_last:
-                self._save()
+                self.save()
             yield metrics
 
+    @property
+    def result(self) -> Path:
+        """Where the trained model goes."""
+        return self.folder.path / "model"
+
     def export(self, folder: Path) -> None:
-        """Write the model as it is now in the Hugging Face layout; an older export is replaced.
+        """Write the model as it is now; an older one is replaced once the new one is whole.
 
-        The older one is there until the new one is whole.
+        Raises:
+            CheckpointError: It cannot be written.
         """
-        new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        write_checkpoint(
-            new,
-            self.config.replace(dtype="bfloat16"),
-            ((name, p.detach().bfloat16()) for name, p in self.model.named_parameters()),
-            layout="hf",
+        write_model(folder, self.model, tokenizer_from=self._first.tokenizer_folder)
+
+    def save(self) -> None:
+        """Begin to write a state from which a later run goes on after the last finished step.
+
+        Raises:
+            CheckpointError: The disk has no room for it.
+        """
+        self.folder.save_state(
+            {
+                "step": self.next_step,
+                "recipe": self._identity(),
+                "best_loss": self.best_loss,
+                "optimizer": self.optimizer.state_dict(),
+            }
         )
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
 
-    def evaluate(self) -> float:
-        """Return the mean next-token loss on the held-out tokens, nats per token."""
+    def evaluate(self) -> Mapping[str, float]:
+        """Return means over the held-out data, ``loss`` among them; empty where there is none."""
         self.model.eval()
-        losses = []
-        with torch.no_grad():
-            for index in range(min(self.recipe.eval_steps, self._valid_data.num_steps)):
-                data = self._valid_data.step(index)
-                hidden = self.model(data.batch)
-                losses.append(linear_cross_entropy(hidden, self.model.lm_head.weight, data.targets))
-        self.model.train()
-        return float(torch.stack(losses).mean())
+        try:
+            return self.objective.evaluate(self.model)
+        finally:
+            self.model.train()
 
-    def _train_step(self, step: int) -> StepMetrics:
+    def _train_step(self, step: int, peak_flops: float) -> StepMetrics:
         recipe = self.recipe
         begin = time.perf_counter()
-        self._train_data.max_seq_len = recipe.seq_len_at(step)
-        data = self._train_data.step(step)
-        loss, balance = self._backward(data)
-        rate = recipe.learning_rate_at(step)
-        norm = self.optimizer.step(rate)
-        if not math.isfinite(loss):
+        micros = self.objective.step(step)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(recipe.seed * 1_000_003 + step)
+            means = self._backward(micros)
+        rate = self._schedule.rate(step)
+        if not math.isfinite(means["loss"]):
             raise ConfigError(
-                f"the loss is {loss} at step {step}; lower learning_rate, now {rate:.2g}."
+                f"the loss is {means['loss']} at step {step + 1}; lower learning_rate, "
+                f"now {rate:.2g}."
             )
+        norm = self.optimizer.step(rate)
         seconds = time.perf_counter() - begin
-        is_eval = (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.max_steps
+        flops = sum(
+            step_flops(self.config, m.batch, num_targets=m.num_targets, is_full=True)
+            for m in micros
+        )
+        is_eval = (step + 1) % recipe.eval_every == 0 or step + 1 == self.max_steps
         return StepMetrics(
             step=step,
-            loss=loss,
-            load_balancing_loss=balance,
+            loss=means.pop("loss"),
+            load_balancing_loss=means.pop("load_balancing_loss"),
+            z_loss=means.pop("z_loss"),
             grad_norm=norm,
             learning_rate=rate,
-            tokens_per_s=recipe.tokens_per_step / seconds,
-            valid_loss=self.evaluate() if is_eval else None,
+            seconds=seconds,
+            tokens_per_s=sum(m.batch.input_ids.numel() for m in micros) / seconds,
+            flops_use=flops / seconds / peak_flops,
+            extra=means,
+            valid=self.evaluate() or None if is_eval else None,
         )
 
-    def _backward(self, data: TrainBatch) -> tuple[float, float]:
-        recorder = RouterRecorder()
-        hidden = self.model(data.batch, recorder=recorder)
-        loss = linear_cross_entropy(hidden, self.model.lm_head.weight, data.targets)
-        total = loss
-        balance = 1.0
-        if not self.config.is_dense:
-            logits = recorder.router_logits
-            balancing = load_balancing_loss(logits, self.config.num_experts_per_tok)
-            balance = float(balancing.detach())
-            total = loss + self.recipe.load_balancing_coef * balancing
-            total = total + self.recipe.z_loss_coef * router_z_loss(logits)
-        total.backward()
-        return float(loss.detach()), balance
+    def _backward(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
+        """Add up the gradients of a step and return its mean losses."""
+        recipe = self.recipe
+        size = max(1, sum(micro.size for micro in micros))
+        tokens = sum(micro.batch.input_ids.numel() for micro in micros)
+        means: dict[str, float] = {"load_balancing_loss": 0.0, "z_loss": 0.0}
+        for micro in micros:
+            recorder = RouterRecorder()
+            loss, extra = self.objective.loss(self.model, micro, recorder)
+            weight = micro.size / size
+            parts = {"loss": float(loss.detach()), **extra}
+            for name, value in parts.items():
+                means[name] = means.get(name, 0.0) + weight * value
+            total = weight * loss
+            if not self.config.is_dense:
+                self._monitor.observe(recorder)
+                logits = recorder.router_logits
+                balancing = load_balancing_loss(logits, self.config.num_experts_per_tok)
+                z_loss = router_z_loss(logits)
+                share = micro.batch.input_ids.numel() / tokens
+                means["load_balancing_loss"] += share * float(balancing.detach())
+                means["z_loss"] += share * float(z_loss.detach())
+                router = recipe.load_balancing_coef * balancing + recipe.z_loss_coef * z_loss
+                total = total + share * router
+            total.backward()
+        return means
 
-    def _model_config(self) -> ModelConfig:
-        if self.recipe.init_from:
-            return open_checkpoint(Path(self.recipe.init_from)).config
-        return ModelConfig.preset(self.recipe.model)
-
-    def _first_model(self) -> Transformer:
-        if self.recipe.init_from:
-            tensors = open_checkpoint(Path(self.recipe.init_from)).tensors(dtype=torch.float32)
-            return Transformer.from_tensors(self.config, ((n, t.clone()) for n, t in tensors))
-        model = Transformer(self.config)
-        init_weights(model, self.recipe.seed)
-        return model
-
-    def _stream(self, tokens: str, mask: str) -> TokenStream:
-        return TokenStream(
-            Path(tokens),
-            tokens_per_step=self.recipe.tokens_per_step,
-            max_seq_len=self.recipe.max_seq_len,
-            vocab_size=self.config.vocab_size,
-            mask_path=Path(mask) if mask else None,
-        )
+    def _log(self, log: TrainLog, metrics: StepMetrics) -> None:
+        record = dataclasses.asdict(metrics)
+        record |= {"valid_loss": metrics.valid_loss, **record.pop("extra")}
+        valid = record.pop("valid") or {}
+        record |= {f"valid_{name}": value for name, value in valid.items()}
+        summary = self._monitor.summarize(metrics.step)
+        if summary is not None:
+            record |= dataclasses.asdict(summary)
+        log.write(record)
 
     def _identity(self) -> str:
         """The settings that must not change between a run and its resumption."""
-        values = dataclasses.asdict(self.recipe)
-        for name in ("output", "log_every", "checkpoint_every"):
+        values = {"stage": self.stage, **dataclasses.asdict(self.recipe)}
+        for name in ("output", "log_every", "checkpoint_every", "keep_best", "tensorboard"):
             del values[name]
         return json.dumps(values, sort_keys=True)
 
@@ -211,23 +260,16 @@ class Trainer:
             )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
+            self.best_loss = float(state["best_loss"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state_path} does not fit: {error}.") from error
         return int(state["step"])
 
     def _require_no_model(self) -> None:
         """Refuse to replace a model at the end of a run that did not make it."""
-        model = self.folder.path / "model"
-        if model.exists():
-            raise ConfigError(
-                f"{model} exists, and no state of its run is beside it; name another output, or "
-                "move the model away."
-            )
-
-    def _save(self) -> None:
-        state = {
-            "step": self.next_step,
-            "recipe": self._identity(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        self.folder.save_state(state)
+        for name in ("model", "best", "adapter"):
+            if (self.folder.path / name).exists():
+                raise ConfigError(
+                    f"{self.folder.path / name} exists, and no state of its run is beside it; name "
+                    "another output, or move the model away."
+                )
