@@ -11,23 +11,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mixtral.cli.console import note, print_json, spinner, stderr_console, stdout_console
-from mixtral.cli.fields import read_fields
+from mixtral.cli.fields import FieldDoc, read_fields
 
 if TYPE_CHECKING:
     from mixtral.train import StepMetrics, Trainer, TrainRecipe
-    from mixtral.train.setup import Stage
+    from mixtral.train.objectives import Stage
+
+
+_TABLES = {
+    "lora": ("train/lora_settings.py", "LoraSettings"),
+    "dpo": ("train/dpo_settings.py", "DpoSettings"),
+    "parallel": ("train/parallel_settings.py", "ParallelSettings"),
+}
 
 
 def _epilog(command: str) -> str:
     """Return an example and every field of a recipe with its default and its meaning."""
     lines = [f"Example:\n  mixtral train {command} recipes/nano/{command}.toml\n", "Recipe fields:"]
-    for name, field in read_fields("train/recipe.py", "TrainRecipe").items():
-        default = "required" if field.default is None else field.default
-        lines.append(f"  [bold]{name}[/] ({escape(default)}): {escape(field.doc)}")
+    fields = read_fields("train/recipe.py", "TrainRecipe")
+    lines += _describe({name: field for name, field in fields.items() if name not in _TABLES})
+    for name, (source, class_name) in _TABLES.items():
+        lines.append(f"\n{escape(fields[name].doc)}")
+        lines += _describe(read_fields(source, class_name))
     return "\n".join(lines)
+
+
+def _describe(fields: dict[str, FieldDoc]) -> list[str]:
+    """Return a line for each field: name, default, meaning."""
+    lines = []
+    for name, field in fields.items():
+        default = "required" if field.default is None else field.default
+        if default.startswith("field("):
+            default = "{}"
+        lines.append(f"  [bold]{name}[/] ({escape(default)}): {escape(field.doc)}")
+    return lines
 
 
 app = typer.Typer(
@@ -80,8 +108,8 @@ def _read(path: Path) -> "TrainRecipe":
 def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
     from mixtral.train import Trainer
 
-    with spinner("preparing"):
-        trainer = Trainer(recipe, stage)
+    with _preparing() as tell:
+        trainer = Trainer(recipe, stage, on_progress=tell)
     first = trainer.next_step
     if first:
         note(f"going on from the checkpoint at step {first} of {trainer.max_steps}.")
@@ -105,6 +133,21 @@ def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
     else:
         written = " and ".join(str(path) for path in (trainer.result, *plots))
         stdout_console().print(f"wrote {written}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _preparing() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows how far a preparation is, in a terminal."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("preparing", total=None)
+        yield lambda what, done, total: progress.update(
+            task, description=f"{what}: {done:,} of {total:,}"
+        )
 
 
 @contextmanager

@@ -19,4 +19,4 @@ def checkpoint_activations(model: Transformer) -> None:
     """
     for layer in model.model.layers:
         # The instance's own forward goes before the class's; hooks stay outside.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -32,5 +32,5 @@ def compute_dtype(
 
 def has_native_bfloat16() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in _NATIVE)

@@ -6,13 +6,24 @@ file, and the paths in it, is in ``recipe_file.py``.
 
 import dataclasses
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.quantization import find_recipe
+from mixtral.train.dpo_settings import DpoSettings
+from mixtral.train.lora_settings import LoraSettings
+from mixtral.train.parallel_settings import ParallelSettings
 from mixtral.train.schedule import Schedule
+
+TABLES: Mapping[str, type] = {
+    "lora": LoraSettings,
+    "dpo": DpoSettings,
+    "parallel": ParallelSettings,
+}
+"""Tables of a recipe and what they hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +58,8 @@ class TrainRecipe:
     init_from: str = ""
     """Model to start from: nano, a checkpoint folder or a hub id; empty starts from random
     weights."""
+    init_adapter: str = ""
+    """Adapter folder (PEFT's format) to go on training on the frozen model."""
     quantization: str = ""
     """Pack the base as int8, int4 or int3 while it is loaded, for LoRA; a packed checkpoint is used
     as it is."""
@@ -92,7 +105,8 @@ class TrainRecipe:
     freeze_router: bool = False
     """Leave the routers as they are."""
     starving_load: float = 0.1
-    """Warn of an expert that gets less than this share of an even load; 0 never warns."""
+    """Warn of an expert that gets less than this share of an even load, where routers learn; 0 never
+    warns."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of forward and backward; auto is bfloat16 where the machine multiplies it natively.
     The optimizer's weights are float32 always."""
@@ -112,11 +126,19 @@ class TrainRecipe:
     """Also keep the model with the lowest held-out loss, in best/."""
     tensorboard: bool = True
     """Write the numbers for TensorBoard, too."""
+    lora: LoraSettings | None = None
+    """Table [lora]: train an adapter on the frozen model, not the model."""
+    dpo: DpoSettings = field(default_factory=DpoSettings)
+    """Table [dpo]: the loss of preference training."""
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    """Table [parallel]: how processes share the work."""
 
     def __post_init__(self) -> None:
         """Check types and ranges of all fields."""
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), type(field.default), field.default)
+        for own in dataclasses.fields(self):
+            if own.name not in TABLES:
+                default = own.default
+                _check_type(own.name, getattr(self, own.name), type(default), default)
         for name, (low, high) in _RANGES.items():
             _check_range(name, getattr(self, name), low, high)
         if not self.output.strip():
@@ -127,6 +149,7 @@ class TrainRecipe:
             find_recipe(self.quantization)
         ModelConfig.preset(self.model)
         self._check_data()
+        self._check_adapter()
         longest = max(self.max_seq_len, self.long_seq_len)
         if self.micro_batch_tokens and self.micro_batch_tokens < longest:
             raise ConfigError(
@@ -153,6 +176,21 @@ class TrainRecipe:
             if getattr(self, name):
                 other = "train_records" if self.train_records else "train_tokens"
                 raise ConfigError(f"{name} is given; it does not go with {other}.")
+
+    def _check_adapter(self) -> None:
+        if self.init_adapter and self.lora is not None:
+            raise ConfigError(
+                "init_adapter and a table [lora] are given; an adapter that exists has its ranks "
+                "and targets. Leave one of them out."
+            )
+        is_adapted = bool(self.init_adapter) or self.lora is not None
+        if is_adapted and not self.init_from:
+            raise ConfigError("init_from is empty; an adapter needs a trained model under it.")
+        if self.quantization and not is_adapted:
+            raise ConfigError(
+                f"quantization is {self.quantization!r}; packed weights cannot be trained. Add a "
+                "table [lora] to train an adapter on them."
+            )
 
     def schedule(self, max_steps: int) -> Schedule:
         """Return the learning rates of a run of so many steps."""

@@ -1,12 +1,13 @@
 """Reads a recipe from its TOML file."""
 
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from mixtral.errors import ConfigError
-from mixtral.train.recipe import TrainRecipe
+from mixtral.train.recipe import TABLES, TrainRecipe
 
 _PATHS = (
     "output",
@@ -16,6 +17,7 @@ _PATHS = (
     "valid_tokens",
     "train_mask",
     "valid_mask",
+    "init_adapter",
 )
 
 
@@ -29,19 +31,40 @@ def read_recipe(path: Path) -> TrainRecipe:
         ConfigError: The file is missing, not TOML, or has an unknown or wrong field.
     """
     values = _read_toml(path)
-    known = {field.name for field in dataclasses.fields(TrainRecipe)}
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(
-            f"{path} has the unknown field {unknown[0]}; known are {', '.join(sorted(known))}."
-        )
+    _check_names(path, TrainRecipe, values)
     if "output" not in values:
         raise ConfigError(f"{path} lacks the field output; every recipe needs it.")
     for name in _PATHS:
-        if isinstance(values.get(name), str) and values[name]:
-            values[name] = str(path.parent / values[name])
+        _make_relative(values, name, path.parent)
     if isinstance(values.get("init_from"), str):
         values["init_from"] = _model_name(values["init_from"], path.parent)
+    for name, settings in TABLES.items():
+        if name in values:
+            values[name] = _table(path, name, settings, values[name])
     return TrainRecipe(**values)
+
+
+def _table(path: Path, name: str, settings: type, values: object) -> object:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {name} is {values!r}; it must be a table: [{name}].")
+    _check_names(path, settings, values, prefix=f"{name}.")
+    for field in ("expert_loads", "reference_cache"):
+        _make_relative(values, field, path.parent)
+    return settings(**values)
+
+
+def _check_names(path: Path, settings: Any, values: dict[str, Any], *, prefix: str = "") -> None:
+    known = {field.name for field in dataclasses.fields(settings)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(
+            f"{path} has the unknown field {prefix}{unknown[0]}; known are "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def _make_relative(values: dict[str, Any], name: str, folder: Path) -> None:
+    if isinstance(values.get(name), str) and values[name]:
+        values[name] = os.path.normpath(folder / values[name])
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -59,4 +82,4 @@ def _model_name(name: str, folder: Path) -> str:
         return name
     beside = folder / name
     looks_like_path = name.startswith(".") or beside.exists() or name.count("/") != 1
-    return str(beside) if looks_like_path else name
+    return os.path.normpath(beside) if looks_like_path else name

@@ -76,9 +76,9 @@ class RouterMonitor:
         least = self._starving_load / self._num_experts
         for layer, shares in enumerate(load):
             for expert, share in enumerate(shares):
-                if share >= least:
+                if share >= 2 * least:  # not at the limit itself, around which it would flicker
                     self._warned.discard((layer, expert))
-                elif (layer, expert) not in self._warned:
+                elif share < least and (layer, expert) not in self._warned:
                     self._warned.add((layer, expert))
                     logger.warning(
                         "step %d: expert %d of layer %d starves: it got %.2f %% of the tokens' "

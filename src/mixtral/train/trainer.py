@@ -19,15 +19,17 @@ import torch
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.checkpointing import checkpoint_activations
-from mixtral.train.export import write_model
+from mixtral.train.export import write_result
+from mixtral.train.first_model import make_model
 from mixtral.train.flops import measure_matmul_flops, step_flops
 from mixtral.train.losses import load_balancing_loss, router_z_loss
 from mixtral.train.objective import MicroBatch
+from mixtral.train.objectives import Stage, make_objective
 from mixtral.train.optimizer import MasterAdamW
 from mixtral.train.recipe import TrainRecipe
+from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import RunFolder
-from mixtral.train.setup import Stage, make_model, make_objective
 from mixtral.train.train_log import TrainLog
 
 
@@ -70,25 +72,36 @@ class Trainer:
     Args:
         recipe: All settings.
         stage: What is learned.
+        on_progress: Hears of long preparations.
 
     Raises:
         ConfigError: The recipe or its data is wrong, or the folder holds another run.
         CheckpointError: The weights to start from, or the saved state, cannot be read.
     """
 
-    def __init__(self, recipe: TrainRecipe, stage: Stage = "pretrain") -> None:
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        stage: Stage = "pretrain",
+        on_progress: Progress | None = None,
+    ) -> None:
         self.recipe = recipe
         self.stage = stage
         self._first = make_model(recipe)
         self.model = self._first.model.train()
         self.config = self.model.config
-        self.objective = make_objective(recipe, stage, self._first)
+        self.objective = make_objective(recipe, stage, self._first, on_progress)
         self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
         if recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.optimizer = MasterAdamW(self.model, recipe)
         self._schedule = recipe.schedule(self.max_steps)
-        self._monitor = RouterMonitor(self.config.num_experts, starving_load=recipe.starving_load)
+        learns_routing = any(
+            ".gate." in name and p.requires_grad for name, p in self.model.named_parameters()
+        )
+        self._monitor = RouterMonitor(
+            self.config.num_experts, starving_load=recipe.starving_load if learns_routing else 0.0
+        )
         self.best_loss = math.inf
         self.folder = RunFolder(Path(recipe.output))
         try:
@@ -136,7 +149,7 @@ class Trainer:
     @property
     def result(self) -> Path:
         """Where the trained model goes."""
-        return self.folder.path / "model"
+        return self.folder.path / ("adapter" if self._first.is_adapted else "model")
 
     def export(self, folder: Path) -> None:
         """Write the model as it is now; an older one is replaced once the new one is whole.
@@ -144,7 +157,7 @@ class Trainer:
         Raises:
             CheckpointError: It cannot be written.
         """
-        write_model(folder, self.model, tokenizer_from=self._first.tokenizer_folder)
+        write_result(folder, self._first)
 
     def save(self) -> None:
         """Begin to write a state from which a later run goes on after the last finished step.
@@ -185,8 +198,9 @@ class Trainer:
             )
         norm = self.optimizer.step(rate)
         seconds = time.perf_counter() - begin
+        is_full = not self._first.is_adapted
         flops = sum(
-            step_flops(self.config, m.batch, num_targets=m.num_targets, is_full=True)
+            step_flops(self.config, m.batch, num_targets=m.num_targets, is_full=is_full)
             for m in micros
         )
         is_eval = (step + 1) % recipe.eval_every == 0 or step + 1 == self.max_steps

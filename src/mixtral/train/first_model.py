@@ -1,0 +1,135 @@
+"""The model as training finds it: random, loaded, or a frozen base with an adapter on it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mixtral.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    packed_config,
+    quantized_tensors,
+    verify_checkpoint,
+)
+from mixtral.checkpoint.peft import read_adapter
+from mixtral.config import ModelConfig
+from mixtral.errors import ConfigError
+from mixtral.loading import find_or_download, refuse_if_too_large, torch_device
+from mixtral.model import Transformer, init_weights
+from mixtral.model.lora import add_adapter, add_lora
+from mixtral.model.low_bit_transformer import low_bit_transformer
+from mixtral.model.moe import SparseMoe
+from mixtral.model_source import ModelSource, find_model
+from mixtral.quantization import find_recipe
+from mixtral.train.precision import compute_dtype
+from mixtral.train.recipe import TrainRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstModel:
+    """A model and where it comes from."""
+
+    model: Transformer
+    """Weights in the precision of forward and backward; those that learn require gradients."""
+    source: ModelSource
+    """Its files, or the preset whose geometry it has."""
+    is_adapted: bool
+    """Whether only an adapter learns."""
+
+
+def make_model(recipe: TrainRecipe) -> FirstModel:
+    """Make or load the model that a recipe starts from.
+
+    Raises:
+        ConfigError: The recipe names no such model, or asks of it what it cannot do.
+        CheckpointError: Weights or adapter cannot be read, or do not belong together.
+        UnsupportedError: The weights do not fit into memory.
+    """
+    device = torch_device(recipe.device)
+    dtype = compute_dtype(recipe.dtype, device)
+    is_adapted = recipe.lora is not None or bool(recipe.init_adapter)
+    if not recipe.init_from:
+        source = find_model(f"random:{recipe.model}")
+        model = _random_model(source.config, recipe.seed).to(device=device, dtype=dtype)
+    else:
+        source = find_or_download(recipe.init_from)
+        model = _load(source, recipe, device=device, dtype=dtype, is_frozen=is_adapted)
+    if is_adapted:
+        _adapt(model, recipe)
+    else:
+        model.requires_grad_(True)
+    _set_routers(model, recipe)
+    return FirstModel(model=model, source=source, is_adapted=is_adapted)
+
+
+def _random_model(config: ModelConfig, seed: int) -> Transformer:
+    refuse_if_too_large(config, "float32", torch.device("cpu"))
+    model = Transformer(config)
+    init_weights(model, seed)
+    return model
+
+
+def _load(
+    source: ModelSource,
+    recipe: TrainRecipe,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_frozen: bool,
+) -> Transformer:
+    if source.folder is None:
+        raise ConfigError(
+            f"init_from is {source.name}; training starts from a checkpoint folder, nano or a hub "
+            "id. Convert a GGUF file with mixtral convert first."
+        )
+    checkpoint = open_checkpoint(source.folder)
+    verify_checkpoint(checkpoint)
+    is_packed = checkpoint.recipe is not None
+    if is_packed and recipe.quantization not in ("", checkpoint.recipe and checkpoint.recipe.name):
+        raise ConfigError(
+            f"quantization is {recipe.quantization!r} and {source.name} is packed already; leave "
+            "quantization out."
+        )
+    if (is_packed or recipe.quantization) and not is_frozen:
+        raise ConfigError(
+            f"{source.name} is {'' if is_packed else 'to be '}packed in few bits, which cannot be "
+            "trained; add a table [lora] to train an adapter, or start from unquantized weights."
+        )
+    if is_packed:
+        return low_bit_transformer(checkpoint.config, checkpoint.tensors(), dtype, device)
+    if recipe.quantization:
+        wanted = find_recipe(recipe.quantization)
+        refuse_if_too_large(checkpoint.config, wanted.name, device)
+        packed = quantized_tensors(checkpoint.tensors(keep=False), checkpoint.config, wanted)
+        return low_bit_transformer(packed_config(checkpoint.config), packed, dtype, device)
+    refuse_if_too_large(checkpoint.config, str(dtype).removeprefix("torch."), device)
+    tensors = _float_tensors(checkpoint, dtype, is_frozen=is_frozen)
+    return Transformer.from_tensors(checkpoint.config, tensors, device)
+
+
+def _float_tensors(
+    checkpoint: Checkpoint, dtype: torch.dtype, *, is_frozen: bool
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in checkpoint.tensors(dtype=dtype):
+        # Cloned where it learns: a memory map must not be written to.
+        yield name, tensor if is_frozen else tensor.clone()
+
+
+def _adapt(model: Transformer, recipe: TrainRecipe) -> None:
+    if recipe.init_adapter:
+        add_adapter(model, read_adapter(Path(recipe.init_adapter), model.config))
+        return
+    assert recipe.lora is not None
+    specs = recipe.lora.specs(model.config)
+    add_lora(model, specs, dropout=recipe.lora.dropout, seed=recipe.seed)
+
+
+def _set_routers(model: Transformer, recipe: TrainRecipe) -> None:
+    for moe in model.modules():
+        if isinstance(moe, SparseMoe):
+            moe.jitter = recipe.router_jitter
+            if recipe.freeze_router and not model.config.is_dense:
+                moe.gate.requires_grad_(False)

@@ -1,0 +1,79 @@
+"""Which model preference training stays close to, and how its scores are had."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mixtral.errors import ConfigError
+from mixtral.model import TokenBatch, Transformer
+from mixtral.model.lora import lora_off
+from mixtral.train.dpo import PairSet
+from mixtral.train.first_model import FirstModel
+from mixtral.train.log_probs import TokenScorer, frozen_scorer
+from mixtral.train.recipe import TrainRecipe
+from mixtral.train.reference_cache import add_reference, digest_weights
+
+Progress = Callable[[str, int, int], None]
+"""Hears what is being prepared, how much is done, and of how much."""
+
+
+def reference_of(
+    recipe: TrainRecipe,
+    first: FirstModel,
+    pair_sets: Sequence[PairSet | None],
+    on_progress: Progress | None = None,
+) -> TokenScorer | None:
+    """Score the pairs with the model that training starts from, or say how to at each step.
+
+    Args:
+        recipe: Its table ``dpo`` decides.
+        first: The model before its first step.
+        pair_sets: Get their ``reference`` where it is made in advance.
+        on_progress: Called as scoring goes on.
+
+    Returns:
+        The base of the adapter as a scorer for each step, or None: the sets have their scores.
+
+    Raises:
+        ConfigError: The adapter's base is asked for, and there is no adapter.
+        CheckpointError: Kept scores are damaged, or cannot be written.
+    """
+    if recipe.dpo.reference == "adapter_off":
+        if not first.is_adapted:
+            raise ConfigError(
+                "dpo.reference is 'adapter_off', and the recipe trains no adapter; add a table "
+                "[lora], or use 'precomputed'."
+            )
+        return _base_scorer(first.model)
+    digest = hashlib.sha256(f"{first.model.dtype} {digest_weights(first.model)}".encode())
+    for pairs in pair_sets:
+        if pairs is not None:
+            add_reference(
+                pairs,
+                frozen_scorer(first.model),
+                weights_digest=digest.hexdigest(),
+                folder=Path(recipe.dpo.reference_cache or Path(recipe.output) / "reference"),
+                micro_batch_tokens=recipe.micro_batch_tokens or recipe.tokens_per_step,
+                device=first.model.device,
+                on_progress=_named(on_progress),
+            )
+    return None
+
+
+def _base_scorer(model: Transformer) -> TokenScorer:
+    score = frozen_scorer(model)
+
+    def score_without_adapter(batch: TokenBatch, targets: Tensor) -> Tensor:
+        with lora_off(model), torch.no_grad():
+            return score(batch, targets)
+
+    return score_without_adapter
+
+
+def _named(on_progress: Progress | None) -> Callable[[int, int], None] | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress("scoring with the reference", done, total)
