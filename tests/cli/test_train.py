@@ -1,6 +1,7 @@
 """``mixtral train``: a run of three steps, stopped and resumed."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mixtral.checkpoint import open_checkpoint
 from mixtral.train import Trainer, TrainRecipe
+from mixtral.train.recipe import TABLES
 from tests.cli.conftest import Run
 
 
@@ -126,5 +128,46 @@ def test_missing_data_is_one_line(run: Run, recipe: Path, tiny: Path) -> None:
 def test_help_lists_every_field_of_a_recipe(run: Run) -> None:
     for command in (["train"], ["train", "pretrain"], ["train", "sft"], ["train", "dpo"]):
         text = run(*command, "--help").stdout
-        for name in TrainRecipe.__dataclass_fields__:
-            assert f"{name} (" in text
+        for owner in (TrainRecipe, *TABLES.values()):
+            for name in owner.__dataclass_fields__:  # type: ignore[attr-defined]
+                assert name in TABLES or f"{name} (" in text
+
+
+def test_first_ctrl_c_keeps_the_step_under_way(
+    run: Run, recipe: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(recipe, init_from=str(tiny), checkpoint_every=100)
+    whole = Trainer.run
+
+    def interrupted(self: Trainer) -> Iterator[Any]:
+        for metrics in whole(self):
+            if metrics.step == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield metrics
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        first = run("train", "pretrain", recipe)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert first.exit_code == 130
+    assert "stopping after this step" in first.stderr
+    assert "goes on from the checkpoint at step 2" in first.stderr
+    monkeypatch.setattr(Trainer, "run", whole)
+    assert "going on from the checkpoint at step 2 of 3" in run("train", "pretrain", recipe).stderr
+
+
+def test_show_marks_what_is_learned(run: Run, tmp_path: Path) -> None:
+    records = tmp_path / "talk.jsonl"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    records.write_text(json.dumps({"messages": messages}) + "\n")
+    shown = run("train", "show", records).stdout
+    assert shown.splitlines()[1] == "<s>[INST] Hi[/INST]{ Hello</s>}"
+    pieces = json.loads(run("train", "show", records, "--json").stdout)["pieces"]
+    assert [piece["is_learned"] for piece in pieces] == [False, True]
+    records.write_text("{}\n")
+    result = run("train", "show", records)
+    assert result.exit_code == 2
+    assert "talk.jsonl:1" in result.stderr

@@ -1,15 +1,35 @@
 """Losses against plain PyTorch and numbers worked by hand."""
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from mixtral.checkpoint import write_checkpoint
+from mixtral.kernels.cpu.training import load_training_kernels
+from mixtral.model import TokenBatch
+from mixtral.train import losses
 from mixtral.train.losses import linear_cross_entropy, load_balancing_loss, router_z_loss
+from tests.models_for_tests import tiny_config, tiny_model
 
 
-@pytest.mark.parametrize("tokens", [1, 63, 130, 1500])
+@pytest.fixture(params=["kernel", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test by the C++ kernel, where there is one, and by plain PyTorch."""
+    if request.param == "torch":
+        monkeypatch.setattr(losses, "load_training_kernels", lambda: None)
+    elif load_training_kernels() is None:
+        pytest.skip("the C++ library is not built")
+    return str(request.param)
+
+
+# The C++ kernel takes 384 rows and 96 words at a time; PyTorch's path 1024 rows.
+@pytest.mark.parametrize("tokens", [1, 63, 450, 1500])
+@pytest.mark.usefixtures("path")
 def test_joined_head_and_loss_equal_cross_entropy_with_gradients(tokens: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     hidden = torch.randn(tokens, 16, generator=generator)
@@ -25,6 +45,133 @@ def test_joined_head_and_loss_equal_cross_entropy_with_gradients(tokens: int) ->
     torch.testing.assert_close(loss, expected)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("path")
+def test_large_logits_neither_overflow_nor_lose_the_loss() -> None:
+    hidden = torch.full((3, 4), 50.0)
+    weight = torch.stack([torch.full((4,), float(word % 3)) for word in range(200)])
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0, 1, 2]))
+    expected = functional.cross_entropy(hidden @ weight.T, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_float64_gradients_pass_gradcheck() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, -1, 6, 3, -1])
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy(h, w, targets), (hidden, weight)
+    )
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("trained", ["hidden", "weight", "nothing"])
+def test_only_what_is_trained_gets_a_gradient(trained: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    both = [torch.randn(70, 8, generator=generator), torch.randn(120, 8, generator=generator)]
+    targets = torch.randint(0, 120, (70,), generator=generator)
+    leaves = [t.clone().requires_grad_() for t in both]
+    whole = linear_cross_entropy(*leaves, targets)
+    whole.backward()
+    hidden, weight = (
+        t.clone().requires_grad_(trained == name)
+        for t, name in zip(both, ("hidden", "weight"), strict=True)
+    )
+    loss = linear_cross_entropy(hidden, weight, targets)
+    assert torch.equal(loss, whole)
+    assert loss.requires_grad == (trained != "nothing")
+    if loss.requires_grad:
+        loss.backward()
+    for name, mine, full in zip(("hidden", "weight"), (hidden, weight), leaves, strict=True):
+        assert mine.grad is None if name != trained else torch.equal(mine.grad, full.grad)
+
+
+@pytest.mark.usefixtures("path")
+def test_micro_batches_weighted_by_their_size_add_up_to_the_whole_batch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(50, 8, generator=generator)
+    targets = torch.randint(0, 30, (50,), generator=generator)
+    whole, parts = (torch.ones(30, 8, requires_grad=True) for _ in range(2))
+    linear_cross_entropy(hidden, whole, targets).backward()
+    for rows in (slice(0, 17), slice(17, 50)):
+        size = rows.stop - rows.start
+        (linear_cross_entropy(hidden[rows], parts, targets[rows]) * (size / 50)).backward()
+    torch.testing.assert_close(parts.grad, whole.grad)
+
+
+def test_bits_do_not_depend_on_the_threads() -> None:
+    generator = torch.Generator().manual_seed(4)
+    hidden, weight = (
+        torch.randn(90, 16, generator=generator),
+        torch.randn(2000, 16, generator=generator),
+    )
+    targets = torch.randint(0, 2000, (90,), generator=generator)
+    if load_training_kernels() is None:
+        pytest.skip("the C++ library is not built")
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            leaves = [t.clone().requires_grad_() for t in (hidden, weight)]
+            loss = linear_cross_entropy(*leaves, targets)
+            loss.backward()
+            found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        assert torch.equal(one, three)
+
+
+def test_target_beyond_the_vocabulary_is_refused_with_its_value() -> None:
+    with pytest.raises(ValueError, match="targets has 9; words are from 0 to 8"):
+        linear_cross_entropy(torch.zeros(2, 4), torch.zeros(9, 4), torch.tensor([1, 9]))
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_gradients_of_all_parameters_equal_those_of_transformers(
+    is_tied: bool, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = tiny_config(tie_word_embeddings=is_tied)
+    ours = tiny_model(tie_word_embeddings=is_tied).requires_grad_(True)
+    tensors = {name: p.detach() for name, p in ours.named_parameters()}
+    write_checkpoint(tmp_path / "tiny", config, tensors.items(), layout="hf")
+    theirs = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "tiny", dtype=torch.float32)
+    ids = torch.randint(0, 512, (40,), generator=torch.Generator().manual_seed(0))
+    starts = [0, 25, 26, 40]
+    parts = [ids[a:b] for a, b in pairwise(starts)]
+    targets = torch.cat([torch.cat((part[1:], torch.tensor([-1]))) for part in parts])
+    hidden = ours(TokenBatch.from_sequences([part.tolist() for part in parts]))
+    loss = linear_cross_entropy(hidden, ours.lm_head.weight, targets)
+    loss.backward()
+    logits = torch.cat([theirs(part[None]).logits[0] for part in parts])
+    expected = functional.cross_entropy(logits, targets, ignore_index=-1)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    grad_of = _gradients_by_our_names(theirs)
+    for name, parameter in ours.named_parameters():
+        difference = (parameter.grad - grad_of(name)).norm() / grad_of(name).norm()
+        assert difference < 1e-5, f"{name}: {difference}"
+
+
+def _gradients_by_our_names(model: torch.nn.Module) -> Callable[[str], torch.Tensor]:
+    """Return a function from our name to the gradient; theirs stacks the experts of a layer."""
+    grads = {name: p.grad for name, p in model.named_parameters()}
+
+    def grad_of(name: str) -> torch.Tensor:
+        theirs = name.replace("block_sparse_moe", "mlp")
+        if ".experts." not in theirs:
+            return grads[theirs]
+        prefix, _, rest = theirs.partition("experts.")
+        expert, leaf, _ = rest.split(".")
+        if leaf == "w2":
+            return grads[f"{prefix}experts.down_proj"][int(expert)]
+        gate, up = grads[f"{prefix}experts.gate_up_proj"][int(expert)].chunk(2)
+        return gate if leaf == "w1" else up
+
+    return grad_of
 
 
 def test_loss_without_any_target_is_zero_with_zero_gradients() -> None:

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "Serve a model over HTTP, for the clients of Mistral and OpenAI.",
     "convert": "Write a checkpoint in another layout, another precision or a low-bit format.",
     "train": "Train a model as a recipe says.",
+    "adapter": "Look at a LoRA adapter, or merge it into its model.",
     "bench": "Measure speed and memory, beside what the machine can do.",
 }
 """Name -> first line of the help. The code of each is in the module of that name."""

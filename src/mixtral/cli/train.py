@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mixtral.cli import train_plan, train_show
 from mixtral.cli.console import note, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.fields import FieldDoc, read_fields
 
@@ -97,6 +98,10 @@ def dpo(recipe: _Recipe, as_json: _Json = False) -> None:
     A run that was stopped goes on where it stopped when started again.
     """
     _train(_read(recipe), "dpo", as_json=as_json)
+
+
+app.command(epilog=train_plan.EPILOG)(train_plan.plan)
+app.command(epilog=train_show.EPILOG)(train_show.show)
 
 
 def _read(path: Path) -> "TrainRecipe":

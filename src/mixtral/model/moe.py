@@ -3,15 +3,21 @@
 Module names are those of the published checkpoints (``block_sparse_moe.gate``,
 ``block_sparse_moe.experts.E.w1``). Experts are separate matrices, so that a checkpoint's memory
 map serves as the weights without a copy; ``stack_experts`` lays them together for a GPU.
+
+Plain experts run in one call of the kernels. Where a linear of an expert is something else, with an
+adapter (``lora.py``) or with packed weights, the modules themselves are called, each chosen expert
+once on all of its tokens.
 """
 
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixtral.config import ModelConfig
 from mixtral.kernels import grouped
+from mixtral.model.lora import LoraLinear
 from mixtral.model.router_trace import RouterRecorder
 
 
@@ -23,6 +29,27 @@ class Expert(nn.Module):
         self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return w2 (silu(w1 x) * (w3 x)), [T, D] for [T, D] (arXiv:2002.05202, equation 6)."""
+        return cast(Tensor, self.w2(functional.silu(self.w1(x)) * self.w3(x)))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no linear has an adapter or packed weights."""
+        # Past Module.__getattr__: a GPU's step would wait for it 24 times per layer.
+        return all(isinstance(linear, nn.Linear) for linear in self._modules.values())
+
+    def plain_weights(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return w1, w2 and w3 where they are all there is; None with an adapter or packing."""
+        weights = []
+        for linear in (self.w1, self.w2, self.w3):
+            # An adapter that is off leaves the base, to the bit.
+            plain = linear.base if isinstance(linear, LoraLinear) and not linear.is_on else linear
+            if not isinstance(plain, nn.Linear):
+                return None
+            weights.append(plain.weight)
+        return weights[0], weights[1], weights[2]
 
 
 class SparseMoe(nn.Module):
@@ -37,29 +64,29 @@ class SparseMoe(nn.Module):
         if not config.is_dense:
             self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
         self.experts = nn.ModuleList(Expert(config) for _ in range(config.num_experts))
+        self.jitter = 0.0
+        """Noise on the router's input while training, see ``set_router_jitter``."""
+        self.jitter_seed = 0
+        """Equal seeds give equal noise."""
         self._stacked: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, recorder: RouterRecorder | None = None) -> Tensor:
         """Return [T, D] for token states [T, D]; notes the routing in ``recorder``."""
         experts = [cast(Expert, expert) for expert in self.experts]
         if not self.num_experts_per_tok:
-            expert = experts[0]
-            hidden = nn.functional.silu(expert.w1(x)) * expert.w3(x)
-            return cast(Tensor, expert.w2(hidden))
-        router_logits = nn.functional.linear(x.float(), self.gate.weight.float())  # [T, E]
-        routing_weights, expert_ids = grouped.route(router_logits, self.num_experts_per_tok)
+            return cast(Tensor, experts[0](x))
+        jitter = self.jitter if self.training else 0.0
+        logits = router_logits(self.gate, x, jitter=jitter, seed=self.jitter_seed)  # [T, E]
+        routing_weights, expert_ids = grouped.route(logits, self.num_experts_per_tok)
         if recorder is not None:
-            recorder.add(expert_ids, routing_weights, router_logits)
-        if self._stacked is not None:
+            recorder.add(expert_ids, routing_weights, logits)
+        if self._stacked is not None and all(expert.is_plain for expert in experts):
             return grouped.moe_stacked(x, routing_weights, expert_ids, *self._stacked)
-        return grouped.moe(
-            x,
-            routing_weights,
-            expert_ids,
-            [expert.w1.weight for expert in experts],
-            [expert.w2.weight for expert in experts],
-            [expert.w3.weight for expert in experts],
-        )
+        weights = [found for expert in experts if (found := expert.plain_weights()) is not None]
+        if len(weights) < len(experts):
+            return _visit_modules(x, routing_weights, expert_ids, experts)
+        w1, w2, w3 = zip(*weights, strict=True)
+        return grouped.moe(x, routing_weights, expert_ids, w1, w2, w3)
 
     def stack_experts(self) -> None:
         """Move the experts into three stacked tensors, of which their weights become views."""
@@ -71,3 +98,58 @@ class SparseMoe(nn.Module):
                 layer.weight.data = weight
             stacked.append(together)
         self._stacked = (stacked[0], stacked[1], stacked[2])
+
+
+def router_logits(gate: nn.Module, x: Tensor, *, jitter: float = 0.0, seed: int = 0) -> Tensor:
+    """Return the scores of the experts, in float32 whatever the precision of the model.
+
+    Args:
+        gate: nn.Linear with weight [E, D], or one with an adapter.
+        x: Token states, [T, D], any float dtype.
+        jitter: Each number of ``x`` is multiplied by one drawn evenly from 1 - jitter to 1 + jitter
+            (arXiv:2101.03961, appendix C; arXiv:2202.08906, section 4.2).
+        seed: Of the noise. Drawn by a generator of its own, so that a layer that is run again in
+            the backward pass (activation checkpointing) sees the same noise.
+
+    Returns:
+        [T, E], float32.
+    """
+    wide = x.float()
+    if jitter:
+        generator = torch.Generator(device=x.device).manual_seed(seed)
+        noise = torch.empty_like(wide, requires_grad=False)
+        wide = wide * noise.uniform_(1 - jitter, 1 + jitter, generator=generator)
+    if isinstance(gate, LoraLinear):
+        base = cast(nn.Linear, gate.base)
+        return gate.add_delta(functional.linear(wide, base.weight.float()), wide)
+    return functional.linear(wide, cast(nn.Linear, gate).weight.float())
+
+
+def set_router_jitter(model: nn.Module, jitter: float, seed: int) -> None:
+    """Set the noise of all routers of a model; it acts in training mode only.
+
+    Args:
+        model: A model with layers that have the fields ``jitter`` and ``jitter_seed``.
+        jitter: Largest relative change of a number, from 0 to below 1; 0 is none.
+        seed: Another one for each micro-batch; each layer draws from its own.
+    """
+    layers = [cast(SparseMoe, m) for m in model.modules() if "jitter_seed" in vars(m)]
+    for number, layer in enumerate(layers):
+        layer.jitter = jitter
+        layer.jitter_seed = (seed * len(layers) + number) % 2**63
+
+
+def _visit_modules(
+    x: Tensor, routing_weights: Tensor, expert_ids: Tensor, experts: list[Expert]
+) -> Tensor:
+    """As ``grouped.moe``, with the experts' modules in place of their weights."""
+    num_experts_per_tok = expert_ids.shape[1]
+    order = expert_ids.flatten().argsort(stable=True)  # [T * A], sorted by expert
+    token_ids = order.div(num_experts_per_tok, rounding_mode="floor")
+    counts = torch.bincount(expert_ids.flatten(), minlength=len(experts)).tolist()
+    states = x.index_select(0, token_ids).split(counts)
+    parts = [expert(part) for expert, part in zip(experts, states, strict=True) if len(part)]
+    weights = routing_weights.flatten().index_select(0, order)
+    weighted = torch.cat(parts).float() * weights[:, None]  # [T * A, D]
+    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    return out.index_add(0, token_ids, weighted).to(x.dtype)

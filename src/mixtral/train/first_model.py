@@ -21,7 +21,6 @@ from mixtral.loading import find_or_download, refuse_if_too_large, torch_device
 from mixtral.model import Transformer, init_weights
 from mixtral.model.lora import add_adapter, add_lora
 from mixtral.model.low_bit_transformer import low_bit_transformer
-from mixtral.model.moe import SparseMoe
 from mixtral.model_source import ModelSource, find_model
 from mixtral.quantization import find_recipe
 from mixtral.train.precision import compute_dtype
@@ -61,7 +60,8 @@ def make_model(recipe: TrainRecipe) -> FirstModel:
         _adapt(model, recipe)
     else:
         model.requires_grad_(True)
-    _set_routers(model, recipe)
+    if recipe.freeze_router:
+        _freeze_routers(model)
     return FirstModel(model=model, source=source, is_adapted=is_adapted)
 
 
@@ -127,9 +127,7 @@ def _adapt(model: Transformer, recipe: TrainRecipe) -> None:
     add_lora(model, specs, dropout=recipe.lora.dropout, seed=recipe.seed)
 
 
-def _set_routers(model: Transformer, recipe: TrainRecipe) -> None:
-    for moe in model.modules():
-        if isinstance(moe, SparseMoe):
-            moe.jitter = recipe.router_jitter
-            if recipe.freeze_router and not model.config.is_dense:
-                moe.gate.requires_grad_(False)
+def _freeze_routers(model: Transformer) -> None:
+    for name, parameter in model.named_parameters():
+        if ".gate." in name:
+            parameter.requires_grad_(False)

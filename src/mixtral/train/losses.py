@@ -1,13 +1,15 @@
 """The losses of MoE language-model training, as functions of tensors.
 
 * ``linear_cross_entropy`` joins the output head and the next-token loss. With V = 32768 words the
-  logits of a step are the largest tensor of a small model; here they exist for a few tokens at a
-  time and the gradients are made in the same pass, so nothing of size T x V is ever kept.
+  logits of a step are the largest tensor of a small model; here they exist for a few hundred
+  tokens at a time and the gradients are made in the same pass, so nothing of size T x V is ever
+  kept (the idea of Liger Kernel, arXiv:2410.10989, section 3.2). On a CPU in float32 the whole
+  pass is one C++ call, ``kernels/cpu/csrc/head_loss.h``; elsewhere it is PyTorch.
 * ``load_balancing_loss`` keeps the router from sending everything to a few experts
   (Switch Transformers, arXiv:2101.03961, equation 4, per layer).
 * ``router_z_loss`` keeps router logits small (ST-MoE, arXiv:2202.08906, equation 5).
 
-Letters as in ``kernels/reference.py``.
+Letters as in ``kernels/reference.py``, and R rows that have a target.
 """
 
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mixtral.kernels.cpu.training import load_training_kernels
 
 # 64 rows of 32768 float32 logits are 8 MB: they stay in the processor's last-level cache.
 _ROWS_AT_ONCE = 64
@@ -24,56 +28,122 @@ _MATMUL_ROWS = 1024
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean next-token loss of an output head, without keeping its logits.
 
+    Gradients are made for what requires them, and only where autograd is on: without it, or with a
+    frozen head, the matmuls that nobody needs are left out. Differentiable once.
+
     Args:
-        hidden: [T, D], float32 or bfloat16.
+        hidden: [T, D], float32, bfloat16 or float64.
         weight: Output head, [V, D], same dtype.
-        targets: Word to predict at each row, [T], int64; -1 leaves a row out.
+        targets: Word to predict at each row, [T], int64, below V; -1 leaves a row out.
 
     Returns:
-        Scalar float32: mean of -log softmax(hidden weight^T)[target] over the rows with a target,
-        in nats; 0 where there is none.
+        Scalar float32 (float64 for float64): mean of -log softmax(hidden weight^T)[target] over
+        the rows with a target, in nats; 0 where there is none.
+
+    Raises:
+        ValueError: A target is V or more.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    if targets.device.type == "cpu" and len(targets) and int(targets.max()) >= weight.shape[0]:
+        raise ValueError(
+            f"targets has {int(targets.max())}; words are from 0 to {weight.shape[0] - 1}."
+        )
+    is_on = torch.is_grad_enabled()
+    needs = (is_on and hidden.requires_grad, is_on and weight.requires_grad)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, needs)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, needs: tuple[bool, bool]
+    ) -> Tensor:
         rows = (targets >= 0).nonzero()[:, 0]
-        if not len(rows):
-            ctx.save_for_backward(torch.zeros_like(hidden), torch.zeros_like(weight))
-            return hidden.new_zeros((), dtype=torch.float32)
-        wanted = targets[rows]
-        states = hidden[rows]
-        hidden_grad = torch.empty_like(states)
-        weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for begin in range(0, len(rows), _MATMUL_ROWS):
-            end = min(begin + _MATMUL_ROWS, len(rows))
-            chunk = states[begin:end]
-            scores = chunk @ weight.T  # [rows, V]; becomes the gradient of the logits
-            for at in range(0, end - begin, _ROWS_AT_ONCE):
-                part = scores[at : at + _ROWS_AT_ONCE]
-                total += _loss_to_gradient(part, wanted[begin + at : begin + at + len(part)])
-            hidden_grad[begin:end] = scores @ weight
-            weight_grad += (scores.T @ chunk).float()
-        full_grad = torch.zeros_like(hidden)
-        full_grad[rows] = hidden_grad / len(rows)
-        ctx.save_for_backward(full_grad, (weight_grad / len(rows)).to(weight.dtype))
-        return total / len(rows)
+        is_whole = len(rows) == len(targets)
+        states = hidden if is_whole else hidden.index_select(0, rows)
+        states_grad = torch.zeros_like(states) if needs[0] else None
+        wide = _wide(weight.dtype)
+        weight_grad = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+        loss = hidden.new_zeros((), dtype=wide)
+        if len(rows):
+            run = _in_one_call if _fits_kernel(hidden) else _in_chunks
+            wanted = targets if is_whole else targets.index_select(0, rows)
+            loss = run(states, weight, wanted, states_grad, weight_grad)
+        if states_grad is not None and not is_whole:
+            states_grad = torch.zeros_like(hidden).index_copy_(0, rows, states_grad)
+        ctx.save_for_backward(states_grad, weight_grad)
+        ctx.dtype = weight.dtype
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states_grad, weight_grad = ctx.saved_tensors
         scale = grads[0]
-        return hidden_grad * scale.to(hidden_grad.dtype), weight_grad * scale, None
+        return (
+            None if states_grad is None else states_grad * scale.to(states_grad.dtype),
+            None if weight_grad is None else (weight_grad * scale).to(ctx.dtype),
+            None,
+            None,
+        )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fits_kernel(hidden: Tensor) -> bool:
+    is_float32_on_cpu = hidden.dtype == torch.float32 and hidden.device.type == "cpu"
+    return is_float32_on_cpu and load_training_kernels() is not None
+
+
+def _in_one_call(
+    states: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    states_grad: Tensor | None,
+    weight_grad: Tensor | None,
+) -> Tensor:
+    """Return the mean loss of [R, D] against [V, D] and fill in the gradients, by C++."""
+    kernels = load_training_kernels()
+    assert kernels is not None
+    losses = kernels.head_loss(
+        states.contiguous(),
+        weight.contiguous(),
+        targets.contiguous(),
+        grad_scale=1 / len(states),
+        states_grad=states_grad,
+        weight_grad=weight_grad,
+    )
+    return losses.mean()
+
+
+def _in_chunks(
+    states: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    states_grad: Tensor | None,
+    weight_grad: Tensor | None,
+) -> Tensor:
+    """As ``_in_one_call``, by PyTorch, for any device and dtype."""
+    num_rows = len(states)
+    total = states.new_zeros((), dtype=_wide(states.dtype))
+    for begin in range(0, num_rows, _MATMUL_ROWS):
+        chunk = states[begin : begin + _MATMUL_ROWS]
+        scores = chunk @ weight.T  # [rows, V]; becomes the gradient of the logits
+        for at in range(0, len(chunk), _ROWS_AT_ONCE):
+            part = scores[at : at + _ROWS_AT_ONCE]
+            total += _loss_to_gradient(part, targets[begin + at : begin + at + len(part)])
+        if states_grad is not None:
+            states_grad[begin : begin + len(chunk)] = scores @ weight / num_rows
+        if weight_grad is not None:
+            weight_grad += (scores.T @ chunk).to(weight_grad.dtype) / num_rows
+    return total / num_rows
 
 
 def _loss_to_gradient(scores: Tensor, targets: Tensor) -> Tensor:
     """Return the summed loss of logits [R, V] and turn them, in place, into its gradient."""
-    log_probs = torch.log_softmax(scores.float(), dim=-1)
+    log_probs = torch.log_softmax(scores.to(_wide(scores.dtype)), dim=-1)
     loss = -log_probs.gather(1, targets[:, None]).sum()
     probs = log_probs.exp_()
     probs.scatter_add_(1, targets[:, None], torch.full_like(probs[:, :1], -1.0))

@@ -1,7 +1,8 @@
-"""AdamW over float32 master weights, for a model that computes in another precision.
+"""AdamW over float32 master weights, for a model that may compute in another precision.
 
-The model runs in bfloat16, but a step of a small learning rate is lost in bfloat16's eight bits:
-so the optimizer owns float32 copies, steps those, and writes them back rounded.
+Where the model runs in bfloat16, a step of a small learning rate is lost in bfloat16's eight bits:
+so the optimizer owns float32 copies, steps those, and writes them back rounded. A float32 parameter
+is its own master: nothing is copied and nothing is kept twice.
 """
 
 from typing import Any
@@ -13,17 +14,21 @@ from mixtral.train.recipe import TrainRecipe
 
 
 class MasterAdamW:
-    """AdamW (arXiv:1711.05101) on float32 copies of a model's parameters.
+    """AdamW (arXiv:1711.05101) on a model's parameters, in float32.
 
     Args:
-        model: The model; its parameters may have any float dtype.
+        model: The model; its parameters may have any float dtype, and keep their memory from now
+            on where they are float32.
         recipe: Betas, decay and clipping.
     """
 
     def __init__(self, model: nn.Module, recipe: TrainRecipe) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._params: list[torch.Tensor] = [p for _, p in named]
-        self._masters = [p.detach().float().clone() for p in self._params]
+        self._masters = [_master(p) for p in self._params]
+        self._copies = [  # (parameter, master) where they are two
+            (p, m) for p, m in zip(self._params, self._masters, strict=True) if p.dtype != m.dtype
+        ]
         self._grad_clip = recipe.grad_clip
         decayed = [m for m, (name, p) in zip(self._masters, named, strict=True) if _decays(name, p)]
         kept = [
@@ -50,8 +55,7 @@ class MasterAdamW:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
-        with torch.no_grad():
-            torch._foreach_copy_(self._params, self._masters)
+        self._write_back()
         for master in self._masters:
             master.grad = None
         return float(norm)
@@ -64,8 +68,19 @@ class MasterAdamW:
         """Take up a saved state and write its weights into the model."""
         with torch.no_grad():
             torch._foreach_copy_(self._masters, state["masters"])
-            torch._foreach_copy_(self._params, self._masters)
+        self._write_back()
         self._adamw.load_state_dict(state["adamw"])
+
+    @torch.no_grad()
+    def _write_back(self) -> None:
+        if self._copies:
+            params, masters = zip(*self._copies, strict=True)
+            torch._foreach_copy_(params, masters)
+
+
+def _master(parameter: torch.Tensor) -> torch.Tensor:
+    values = parameter.detach()
+    return values if values.dtype == torch.float32 else values.float()
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

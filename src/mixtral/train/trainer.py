@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from mixtral.errors import CheckpointError, ConfigError
+from mixtral.model.moe import set_router_jitter
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.export import write_result
@@ -188,8 +189,7 @@ class Trainer:
         micros = self.objective.step(step)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(recipe.seed * 1_000_003 + step)
-            means = self._backward(micros)
+            means = self._backward(micros, step)
         rate = self._schedule.rate(step)
         if not math.isfinite(means["loss"]):
             raise ConfigError(
@@ -218,13 +218,16 @@ class Trainer:
             valid=self.evaluate() or None if is_eval else None,
         )
 
-    def _backward(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
+    def _backward(self, micros: Sequence[MicroBatch], step: int) -> dict[str, float]:
         """Add up the gradients of a step and return its mean losses."""
         recipe = self.recipe
         size = max(1, sum(micro.size for micro in micros))
         tokens = sum(micro.batch.input_ids.numel() for micro in micros)
         means: dict[str, float] = {"load_balancing_loss": 0.0, "z_loss": 0.0}
-        for micro in micros:
+        for index, micro in enumerate(micros):
+            noise = ((recipe.seed * 1_000_003 + step) * 1_009 + index) % 2**63
+            torch.manual_seed(noise)  # for dropout
+            set_router_jitter(self.model, recipe.router_jitter, noise)
             recorder = RouterRecorder()
             loss, extra = self.objective.loss(self.model, micro, recorder)
             weight = micro.size / size

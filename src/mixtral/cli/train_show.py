@@ -1,0 +1,61 @@
+"""``mixtral train show``: which tokens of a file of conversations a model would learn."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from mixtral.cli.console import print_json, spinner, stdout_console
+
+EPILOG = """Example:
+  mixtral train show conversations.jsonl --model nano --limit 3"""
+
+
+def show(
+    records: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Conversations.")],
+    model: Annotated[
+        str, typer.Option(help="Model whose template and tokenizer are used.")
+    ] = "nano",
+    limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line.")
+    ] = False,
+) -> None:
+    """Show conversations as the model sees them, and mark what it learns.
+
+    Learned tokens are green in a terminal and stand in braces elsewhere; the whole file is checked
+    first, as training would.
+    """
+    with spinner("reading"):
+        from mixtral.model_source import find_model
+        from mixtral.model_tokenizer import find_tokenizer
+        from mixtral.train.chat_data import encode_conversation, picture
+        from mixtral.train.record_files import RecordReader
+        from mixtral.train.records import parse_conversation
+
+        tokenizer = find_tokenizer(find_model(model))
+        reader = RecordReader([records], parse_conversation)
+        lines = list(reader)
+        reader.check()
+    for line in lines[:limit]:
+        for example in encode_conversation(line.record, tokenizer):
+            pieces = picture(example, tokenizer)
+            if as_json:
+                learned = [{"text": text, "is_learned": learned} for text, learned in pieces]
+                print_json({"place": line.place, "pieces": learned})
+            else:
+                _print_example(
+                    line.place, pieces, learned=sum(example.loss_mask), of=len(example.token_ids)
+                )
+
+
+def _print_example(place: str, pieces: list[tuple[str, bool]], *, learned: int, of: int) -> None:
+    console = stdout_console()
+    text = Text(f"{place} ({of} tokens, {learned} learned)\n", style="bold")
+    for piece, is_learned in pieces:
+        if is_learned:
+            text.append(piece if console.is_terminal else f"{{{piece}}}", style="green not bold")
+        else:
+            text.append(piece, style="not bold")
+    console.print(text, soft_wrap=True)

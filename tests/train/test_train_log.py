@@ -1,0 +1,63 @@
+"""Where the numbers of a run go: log.jsonl and TensorBoard."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixtral.train.run_folder import RunFolder
+from mixtral.train.train_log import TrainLog
+
+RECORD = {
+    "step": 4,
+    "loss": 1.25,
+    "valid_loss": None,
+    "expert_load": [[0.123456789, 0.876543211]],
+    "router_entropy": [0.5],
+}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_numbers_reach_log_and_tensorboard(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log = TrainLog(folder, first_step=0, use_tensorboard=True)
+    log.write(RECORD)
+    log.close()
+    assert folder.read_log() == [{**RECORD, "expert_load": [[0.12346, 0.87654]]}]
+    found = scalars(tmp_path)
+    assert sorted(found) == ["expert_load/0/0", "expert_load/0/1", "loss", "router_entropy/0"]
+    assert found["loss"] == [(4, 1.25)]
+
+
+def test_resumed_run_replaces_what_tensorboard_has_past_its_first_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for first, value in ((0, 1.0), (2, 5.0)):
+        log = TrainLog(folder, first_step=first, use_tensorboard=True)
+        for step in range(first, 4):
+            log.write({"step": step, "loss": value})
+        log.close()
+    assert scalars(tmp_path)["loss"] == [(0, 1.0), (1, 1.0), (2, 5.0), (3, 5.0)]
+
+
+def test_missing_tensorboard_is_said_and_the_log_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    folder = RunFolder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        log = TrainLog(folder, first_step=0, use_tensorboard=True)
+    log.write(RECORD)
+    log.close()
+    assert "pip install 'mixtral[train]'" in caplog.text
+    assert len(folder.read_log()) == 1
