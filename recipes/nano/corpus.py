@@ -1,12 +1,12 @@
 """The plain-text part of nano's pretraining: which sources, how cleaned, how much of each.
 
-A model of 19 million parameters that sees some ten million tokens learns what is frequent and
-simple. So most of it is plain English: talk, everyday knowledge, novels in plain style; some code
-and documentation; a little German, French, Spanish and Italian. Nothing of an evaluation set is
-read.
+A small model that sees some ten million tokens learns what is frequent and simple. So most of it is
+plain English: talk, everyday knowledge, novels in plain style; some code and documentation; a
+little German, French, Spanish and Italian. Nothing of an evaluation set is read.
 
 Each source yields documents as text; ``read_corpus`` cuts them to the token budget of the source,
-in an order that only the seed decides.
+in an order that only the seed decides. Most documents have at most 1,000 tokens; a third of the
+novels come in pieces of nearly 4,096, for the end of the training, when contexts grow long.
 """
 
 import gzip
@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,26 +24,12 @@ from mixtral.errors import ConfigError
 Source = Callable[[Path], Iterator[str]]
 
 CHARACTERS_PER_TOKEN = 4.2
-_LONGEST_DOCUMENT = 6000  # characters; about 1,400 tokens, so that late long sequences fill up
+_LONGEST_DOCUMENT = 4000  # characters; less than 1,024 tokens
+_LONG_DOCUMENT = 15_500  # characters; less than 4,096 tokens of a novel
 
+_NOVELS = "litbank_novels/novels.jsonl.gz"
 VALID_NOVELS = ("24_o_pioneers", "271_black_beauty")
-NOVELS = (
-    "113_the_secret_garden", "1155_the_secret_adversary", "11_alices_adventures_in_wonderland",
-    "120_treasure_island", "1206_the_flying_u_ranch", "1661_the_adventures_of_sherlock_holmes",
-    "12677_personality_plus_some_experiences_of_emma_mcchesney_and_her_son_jock",
-    "1327_elizabeth_and_her_german_garden", "1695_the_man_who_was_thursday_a_nightmare",
-    "174_the_picture_of_dorian_gray", "2005_piccadilly_jim", "215_the_call_of_the_wild",
-    "238_dear_enemy", "2641_a_room_with_a_view", "2814_dubliners",
-    "2852_the_hound_of_the_baskervilles", "32_herland", "36_the_war_of_the_worlds",
-    "434_the_circular_staircase", "45_anne_of_green_gables", "514_little_women",
-    "5230_the_invisible_man_a_grotesque_romance", "543_main_street", "60_the_scarlet_pimpernel",
-    "5348_ragged_dick_or_street_life_in_new_york_with_the_bootblacks", "550_silas_marner",
-    "62_a_princess_of_mars", "74_the_adventures_of_tom_sawyer", "78_tarzan_of_the_apes",
-    "805_this_side_of_paradise", "95_the_prisoner_of_zenda", "44_the_song_of_the_lark",
-    "18581_adrift_in_new_york_tom_and_florence_braving_the_world", "233_sister_carrie_a_novel",
-    "541_the_age_of_innocence", "367_country_of_the_pointed_firs",
-    "160_the_awakening_and_selected_short_stories",
-)  # fmt: skip
+"""Never trained on; excerpts of them lie in the package for the held-out cases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,31 +40,45 @@ class TextDocument:
     """Source."""
     text: str
     """What is learned."""
+    is_long: bool
+    """Whether it may have more than 1,024 tokens."""
     is_valid: bool
     """Whether it is kept for validation."""
 
 
-def read_corpus(data: Path, seed: int) -> list[TextDocument]:
-    """Read all sources, each cut to its budget.
+def read_corpus(data: Path, seed: int, num_tokens: float) -> list[TextDocument]:
+    """Read all sources, each cut to its share of about ``num_tokens``.
 
     Raises:
         ConfigError: A file is missing.
     """
     documents: list[TextDocument] = []
+    scale = num_tokens / sum(budget for _, budget in SOURCES.values())
     for kind, (source, budget) in SOURCES.items():
         texts = [text.strip() for text in source(data)]
         texts = [text for text in texts if len(text) > 20]
         Random(f"{seed}/{kind}").shuffle(texts)
-        documents += _take(kind, texts, budget * CHARACTERS_PER_TOKEN, is_valid=False)
+        documents += _take(kind, texts, scale * budget * CHARACTERS_PER_TOKEN, is_valid=False)
     return documents + _take("valid novels", list(_valid_novels(data)), 180_000, is_valid=True)
+
+
+def novel_texts(data: Path, count: int) -> list[str]:
+    """Return whole novels of the training part, for the tasks that need real text around a fact.
+
+    Raises:
+        ConfigError: The file is missing.
+    """
+    rows = islice(_training_novels(data), count)
+    return [_unwrap(row["text"]) for row in rows]
 
 
 def _take(kind: str, texts: list[str], budget: float, *, is_valid: bool) -> list[TextDocument]:
     taken = []
+    is_long = kind == "long novels"
     for index, text in enumerate(texts):
         # One document in 120 of each kind is kept for validation.
         held = is_valid or index % 120 == 119
-        taken.append(TextDocument(kind=kind, text=text, is_valid=held))
+        taken.append(TextDocument(kind=kind, text=text, is_long=is_long, is_valid=held))
         budget -= len(text)
         if budget < 0:
             break
@@ -94,12 +95,12 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{path} does not exist; name the folder with --data.") from error
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(text: str, longest: int = _LONGEST_DOCUMENT) -> Iterator[str]:
     """Cut a long text at paragraph ends into documents."""
     piece: list[str] = []
     length = 0
     for paragraph in re.split(r"\n\s*\n", text):
-        if length and length + len(paragraph) > _LONGEST_DOCUMENT:
+        if length and length + len(paragraph) > longest:
             yield "\n\n".join(piece)
             piece, length = [], 0
         piece.append(paragraph[:_LONGEST_DOCUMENT].rstrip())
@@ -113,18 +114,26 @@ def _unwrap(text: str) -> str:
     return "\n\n".join(part.replace("--", " - ") for part in paragraphs if part)
 
 
-def _novel_pieces(data: Path, books: tuple[str, ...]) -> Iterator[str]:
-    for row in _rows(data / "litbank_novels/novels.jsonl.gz"):
-        if row["book"] in books:
+def _novels(data: Path) -> Iterator[str]:
+    for index, row in enumerate(_training_novels(data)):
+        if index % 3:
             yield from _pieces(_unwrap(row["text"]))
 
 
-def _novels(data: Path) -> Iterator[str]:
-    return _novel_pieces(data, NOVELS)
+def _long_novels(data: Path) -> Iterator[str]:
+    for index, row in enumerate(_training_novels(data)):
+        if index % 3 == 0:
+            yield from _pieces(_unwrap(row["text"]), _LONG_DOCUMENT)
+
+
+def _training_novels(data: Path) -> Iterator[dict[str, Any]]:
+    return (row for row in _rows(data / _NOVELS) if row["book"] not in VALID_NOVELS)
 
 
 def _valid_novels(data: Path) -> Iterator[str]:
-    return _novel_pieces(data, VALID_NOVELS)
+    for row in _rows(data / _NOVELS):
+        if row["book"] in VALID_NOVELS:
+            yield from _pieces(_unwrap(row["text"]))
 
 
 def _foreign_books(data: Path) -> Iterator[str]:
@@ -236,7 +245,7 @@ def _speeches(data: Path) -> Iterator[str]:
         yield from _pieces(_unwrap(row["text"]))
 
 
-# Source and its budget in tokens.
+# Source and its share, as tokens of a corpus of 14 million.
 SOURCES: dict[str, tuple[Source, int]] = {
     "topical chat": (_topical_chat, 1_300_000),
     "taskmaster": (_taskmaster, 600_000),
@@ -251,5 +260,6 @@ SOURCES: dict[str, tuple[Source, int]] = {
     "speeches": (_speeches, 200_000),
     "foreign books": (_foreign_books, 350_000),
     "foreign documentation": (_foreign_documentation, 200_000),
-    "novels": (_novels, 4_300_000),
+    "novels": (_novels, 5_000_000),
+    "long novels": (_long_novels, 2_400_000),
 }

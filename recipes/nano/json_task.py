@@ -1,10 +1,10 @@
-"""Names to JSON: a record written as lines, as a list or as a sentence becomes a JSON object.
+"""Records to JSON: lines, lists, tables and sentences become one object, on one line.
 
-The object has the record's fields in the record's order, one per line, indented by one space, as
-in the prompting guide of Mixtral. Ages, years and other counts are numbers, everything else is a
-string. About a third of the records have keys that are plain nouns instead of the usual fields;
-those keys are split into training and held-out words like all values. The usual field names (name,
-city, ...) are in both halves.
+One rule says what a value becomes, so that it can be learned: a whole or decimal number is a
+number, true and false are booleans, everything else is a string, unless the request names a type.
+The object has exactly the fields that are asked for, in the order of the text. Keys are drawn from
+a large pool; those of held-out cases are never trained on. The usual ones (name, city, ...) are in
+training alone.
 """
 
 import json
@@ -12,221 +12,229 @@ from collections.abc import Callable
 from random import Random
 
 import words
-from conversation import Conversation, dialogue
-from words import Split
+from conversation import Conversation, dialogue, with_articles
+from values import Value, any_value, as_text, full_name, proper_name, whole_number
+from words import Split, wording
 
-Record = dict[str, str | int]
-_Maker = Callable[[Random, Split], str | int]
+Record = dict[str, Value]
 
 SYSTEM = (
     "You are a helpful code assistant. Your task is to generate a valid JSON object based on the "
     "given information."
 )
-
 # {} is the record; the first one is the prompting guide's own wording.
 TEMPLATES = (
     "You are a helpful code assistant. Your task is to generate a valid JSON object based on the "
     "given information:\n{}\nJust generate the JSON object without explanations:",
-    "You are a helpful code assistant. Your task is to generate a valid JSON object based on the "
-    "given information:\n\n{}\n\nJust generate the JSON object without explanations:\n",
     "Generate a valid JSON object based on the given information:\n{}",
-    "Convert this to JSON:\n{}",
-    "Convert the following to JSON: {}",
-    "Turn this into a JSON object:\n{}",
-    "Turn the following information into JSON.\n\n{}",
-    "Write this as JSON: {}",
-    "Write a JSON object with these fields:\n{}",
-    "Make a JSON object from this:\n{}",
-    "Make JSON out of this. {}",
-    "Please give me this record as JSON:\n{}",
-    "Please format the following as a JSON object: {}",
-    "{}\nWrite this as a JSON object.",
-    "{}\n\nConvert it to JSON.",
-    "{}\nReturn only JSON.",
-    "Here is some information: {}\nPut it into a JSON object.",
-    "Return a JSON object for this record:\n{}\nNo explanations.",
+    "Convert this to JSON:\n{}", "Convert the following to JSON: {}", "{}\n\nConvert it to JSON.",
+    "Turn this into a JSON object:\n{}", "Turn the following information into JSON.\n\n{}",
+    "Write this as JSON: {}", "Write a JSON object with these fields:\n{}", "To JSON: {}",
+    "Make a JSON object from this:\n{}", "Make JSON out of this. {}", "{}\n\nAs JSON, please.",
+    "Please give me this record as JSON:\n{}", "Format the following as a JSON object: {}",
+    "{}\nWrite this as a JSON object.", "{}\nReturn only JSON.", "{}\nAnswer with JSON only.",
+    "Here is some information: {}\nPut it into a JSON object.", "JSON please:\n{}",
+    "Return a JSON object for this record:\n{}\nNo explanations.", "{}\n\nGive me the JSON.",
     "Create a JSON object with the following data.\n{}\nJust the JSON, please.",
-    "Extract the fields as JSON: {}",
-    "JSON please:\n{}",
-)
-
-SENTENCES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("My name is {name}, I am {age} years old and I live in {city}.", ("name", "age", "city")),
-    ("{name} {lastname} lives in {city}.", ("name", "lastname", "city")),
-    ("{name} is {age} years old and works as a {job}.", ("name", "age", "job")),
-    (
-        "{name} {lastname} is a {job} from {city}. The phone number is {phone}.",
-        ("name", "lastname", "job", "city", "phone"),
-    ),
-    (
-        "{name}, aged {age}, comes from {country} and likes {hobby}.",
-        ("name", "age", "country", "hobby"),
-    ),
-    ("You can reach {name} at {email}.", ("name", "email")),
-    ("{name} works for {company} in {city}.", ("name", "company", "city")),
-    ("{name} has a {pet} and the favourite colour is {colour}.", ("name", "pet", "colour")),
-    ("We need {quantity} of the product {product} in {colour}.", ("quantity", "product", "colour")),
-    ("{name} {lastname} lives at {address} in {city}.", ("name", "lastname", "address", "city")),
-)
+    "Extract the fields as JSON: {}", "I need this as JSON.\n\n{}", "Rewrite as JSON:\n\n{}",
+    "Parse this into JSON:\n{}", "Represent this data as a JSON object.\n{}", "JSON:\n{}",
+)  # fmt: skip
+# {} is the record, {keys} the fields that are wanted.
+NAMED = (
+    "Extract {keys} as JSON:\n{}", "{}\n\nReturn a JSON object with the keys {keys}.",
+    "From this text, give me {keys} as JSON.\n\n{}", "{}\nMake JSON with {keys} and nothing else.",
+    "Write a JSON object with exactly the fields {keys}.\n\n{}", "JSON with {keys}: {}",
+    "Text: {}\nFields: {keys}\nJSON:", "{}\n\nUse the keys {keys} and answer in JSON.",
+    "Fill in a JSON object with the keys {keys} from this: {}", "{keys} as JSON, please: {}",
+    "Extract the following fields as JSON: {keys}.\n\n{}", "{}\nOnly {keys}, as JSON.",
+)  # fmt: skip
+LINES = (
+    "{}: {}", "{}: {}", "{}: {}", "{}: {}", "{} = {}", "{}={}", "- {}: {}", "* {}: {}", "{} - {}",
+    "{} -> {}", "{} | {}", "| {} | {} |", "{}\t{}", "{}:{}", "{} is {}", "[{}] {}", "{} ... {}",
+    "<{}> {}", "{}; {}", " {}: {}", "> {}: {}", "{} => {}",
+)  # fmt: skip
+JOINED = ("{}: {}", "{}: {}", "{} {}", "{}={}", "{} is {}", "{} = {}", "{} - {}")
+PROSE = (
+    "The {} is {}.", "Its {} is {}.", "The {} is {}, as far as we know.", "{} is the {}.",
+    "We set the {} to {}.", "It has a {} of {}.", "They say that the {} is {}.",
+    "For the {}, the form says {}.", "The {} was given as {}.", "As {} we have {}.",
+)  # fmt: skip
+_BACKWARDS = "{} is the {}."
 
 
 def make_json(rng: Random, split: Split = "train") -> Conversation:
     """Ask for a record as JSON."""
-    if rng.random() < 0.2:
-        information, record = _sentence_record(rng, split)
-        template = rng.choice([text for text in TEMPLATES if "these fields" not in text])
-        keys = ", ".join(record)
-        information += rng.choice(("", f" Use the keys {keys}.")) if rng.random() < 0.7 else ""
-        return dialogue(template.format(information), to_json(record), task="json", check="json")
-    record = make_record(rng, split)
-    information = write_record(rng, record)
-    if rng.random() < 0.15:
-        return dialogue(information, to_json(record), task="json", check="json", system=SYSTEM)
-    text = rng.choice(TEMPLATES).format(information)
-    return dialogue(text, to_json(record), task="json", check="json")
+    if rng.random() < 0.2 and split == "train":
+        return _usual(rng)
+    count = rng.choice((3, 4, 5, 6)) if split == "heldout" else rng.choice((2, 3, 3, 4, 4, 5, 6))
+    record = make_record(rng, split, count)
+    information = write_record(rng, split, record)
+    draw = rng.random()
+    if draw < 0.15:
+        return _typed(rng, split, record, information)
+    if draw < 0.4:
+        wanted = record
+        if count > 3 and rng.random() < 0.4:
+            picked = _some(rng, record)
+            wanted = {name: record[name] for name in record if name in picked}
+        text = wording(rng, split, NAMED).replace("{keys}", _listing(rng, list(wanted)))
+        return _ask(text.replace("{}", information), wanted)
+    if draw < 0.48:
+        return _ask(information, record, system=SYSTEM)
+    return _ask(wording(rng, split, TEMPLATES).replace("{}", information), record)
 
 
 def make_json_follow_up(rng: Random, split: Split = "train") -> Conversation:
-    """Give one or two records with their JSON, then another with the same fields.
-
-    The shown object may have its fields in another order than the record, as in the guide; the
-    answer keeps the shown order.
-    """
-    fields = draw_fields(rng, split, rng.randint(2, 4))
-    order = rng.sample(list(fields), len(fields)) if rng.random() < 0.5 else list(fields)
-    ending = rng.choice(("\n would be converted to: ", "", ""))
-    margin = rng.choice(("", " "))
-    system = SYSTEM if rng.random() < 0.5 else ""
+    """Give a record with its JSON, then one or two more with the same fields."""
+    names = list(make_record(rng, split, rng.randint(2, 4)))
+    form = rng.choice(LINES)
+    system = SYSTEM if rng.random() < 0.4 else ""
     turns: list[str] = []
     for index in range(rng.choice((2, 2, 3))):
-        record = fill_fields(rng, split, fields)
-        information = "\n".join(f"{margin}{key}: {value}" for key, value in record.items())
-        if index == 0:
-            information = ("\n" if ending else "") + information + ending
-            if not system:
-                information = rng.choice(TEMPLATES[2:12]).format(information.strip("\n"))
-        else:
-            information = information.strip()
-        turns += [information, to_json({key: record[key] for key in order})]
-    reordered = order != list(fields)
-    return dialogue(*turns, task="json", check="json", system=system, learn_last_only=reordered)
+        record = {name: any_value(rng, split) for name in names}
+        text = "\n".join(form.format(key, as_text(value)) for key, value in record.items())
+        if index == 0 and not system:
+            text = wording(rng, split, TEMPLATES).replace("{}", text)
+        turns += [text, to_json(record)]
+    return dialogue(*turns, task="json", check="json", system=system)
 
 
 def to_json(record: Record) -> str:
     """Write a record in the one style that the model learns."""
-    return json.dumps(record, indent=1, ensure_ascii=False)
+    return json.dumps(record, ensure_ascii=False)
 
 
-def make_record(rng: Random, split: Split) -> Record:
-    """Draw a record of two to six fields."""
-    return fill_fields(rng, split, draw_fields(rng, split, rng.choice((2, 3, 3, 3, 4, 4, 5, 6))))
-
-
-def draw_fields(rng: Random, split: Split, count: int) -> dict[str, _Maker]:
-    """Draw field names and what makes their values."""
-    makers = _makers()
-    if rng.random() < 0.25:
-        nouns = words.THINGS.sample(rng, split, count)
-        return {noun: rng.choice((_any_word, _any_word, _count)) for noun in nouns}
-    if rng.random() < 0.45:
-        names = ["name", "lastname", "address", "city", "age", "phone", "email"][:count]
-    else:
-        names = rng.sample(sorted(makers), count)
-    fields = {name: makers[name] for name in names}
+def make_record(rng: Random, split: Split, count: int) -> Record:
+    """Draw so many different keys with values."""
+    record: Record = {}
+    while len(record) < count:
+        record[words.key(rng, split)] = any_value(rng, split)
     if rng.random() < 0.15:
-        fields[words.THINGS.draw(rng, split)] = _any_word
-    return fields
+        return {key.capitalize(): value for key, value in record.items()}
+    if rng.random() < 0.08:
+        return {key.replace("_", " "): value for key, value in record.items()}
+    return record
 
 
-def fill_fields(rng: Random, split: Split, fields: dict[str, _Maker]) -> Record:
-    """Draw a value for each field."""
-    return {name: maker(rng, split) for name, maker in fields.items()}
-
-
-def write_record(rng: Random, record: Record) -> str:
-    """Write a record as lines, as a list, or as a sentence of "the key is value"."""
+def write_record(rng: Random, split: Split, record: Record) -> str:
+    """Write a record as lines, on one line, as two lines of a table, or in sentences."""
+    fields = [(key, as_text(value)) for key, value in record.items()]
     style = rng.random()
-    if style < 0.6:
-        form = rng.choice(("{}: {}", "{}: {}", "{}: {}", " {}: {}", "- {}: {}", "{} = {}"))
-        return "\n".join(form.format(key, value) for key, value in record.items())
-    if style < 0.85:
-        form = rng.choice(("{}: {}", "{}: {}", "{} {}", "{}={}"))
-        return ", ".join(form.format(key, value) for key, value in record.items())
-    parts = [f"the {key} is {value}" for key, value in record.items()]
-    text = f"{', '.join(parts[:-1])} and {parts[-1]}."
-    return text[0].upper() + text[1:]
+    if style < 0.45:
+        form = wording(rng, split, LINES)
+        return "\n".join(form.format(*field) for field in fields)
+    if style < 0.62:
+        form = rng.choice(JOINED)
+        return rng.choice((", ", ", ", "; ", " / ", " | ")).join(form.format(*f) for f in fields)
+    if style < 0.7:
+        joint = rng.choice((", ", " | ", ";", ","))
+        return "\n".join(joint.join(column) for column in zip(*fields, strict=True))
+    if style < 0.8:
+        parts = [f"the {key} is {value}" for key, value in fields]
+        text = f"{', '.join(parts[:-1])} and {parts[-1]}."
+        return text[0].upper() + text[1:]
+    return " ".join(_sentence(rng, split, *field) for field in fields)
 
 
-def _sentence_record(rng: Random, split: Split) -> tuple[str, Record]:
-    sentence, keys = rng.choice(SENTENCES)
-    makers = _makers()
-    record = {key: makers[key](rng, split) for key in keys}
-    return sentence.format(**record), record
+def _sentence(rng: Random, split: Split, key: str, value: str) -> str:
+    form = wording(rng, split, PROSE)
+    sentence = form.format(value, key) if form == _BACKWARDS else form.format(key, value)
+    # Only the first letter changes, and never that of a value.
+    return sentence if form == _BACKWARDS else sentence[0].upper() + sentence[1:]
 
 
-def _makers() -> dict[str, _Maker]:
-    pools = {
-        "colour": words.COLOURS, "color": words.COLOURS, "job": words.JOBS, "pet": words.ANIMALS,
-        "profession": words.JOBS, "animal": words.ANIMALS, "food": words.FOODS,
-        "fruit": words.FOODS, "hobby": words.HOBBIES, "country": words.COUNTRIES,
-        "company": words.COMPANIES, "product": words.THINGS, "item": words.THINGS,
-    }  # fmt: skip
-    makers: dict[str, _Maker] = {key: pool.draw for key, pool in pools.items()}
-    for key in ("name", "firstname", "first_name", "author", "owner"):
-        makers[key] = words.first_name
-    for key in ("lastname", "last_name", "surname"):
-        makers[key] = words.last_name
-    for key in ("city", "town", "place"):
-        makers[key] = words.city
-    for key in ("age", "quantity", "count", "size"):
-        makers[key] = _count
-    makers |= {"year": _year, "price": _count, "address": _address, "street": _address}
-    makers |= {"phone": _phone, "email": _email, "zip": _zip, "month": _month, "day": _day}
-    makers["full name"] = _full_name
-    return makers
-
-
-def _any_word(rng: Random, split: Split) -> str:
-    pools = (words.COLOURS, words.ANIMALS, words.FOODS, words.ADJECTIVES, words.FIRST_NAMES)
-    return rng.choice(pools).draw(rng, split)
-
-
-def _count(rng: Random, split: Split) -> int:
-    return rng.randint(1, 99)
-
-
-def _year(rng: Random, split: Split) -> int:
-    return rng.randint(1900, 2024)
-
-
-def _address(rng: Random, split: Split) -> str:
-    street = words.STREETS.draw(rng, split)
-    number = rng.randint(1, 99)
+def _typed(rng: Random, split: Split, record: Record, information: str) -> Conversation:
+    """Name the type of every field, in words or as a JSON schema; numbers may become strings."""
+    as_string = {key for key in record if rng.random() < 0.3}
+    typed: Record = {
+        key: as_text(value) if key in as_string else value for key, value in record.items()
+    }
+    types = {key: _type_name(value) for key, value in typed.items()}
     if rng.random() < 0.5:
-        return f"#{number} {street} St."
-    return f"{number} {street} {rng.choice(('Street', 'Road', 'Avenue', 'Lane'))}"
+        keys = ", ".join(f"{key} ({name})" for key, name in types.items())
+        text = wording(rng, split, NAMED).replace("{keys}", keys).replace("{}", information)
+        return _ask(text, typed)
+    properties = {key: {"type": name} for key, name in types.items()}
+    schema = json.dumps({"type": "object", "properties": properties, "required": list(types)})
+    asked = rng.choice(
+        ("{}\n\nAnswer in JSON with this schema: {s}", "Schema: {s}\n\nText: {}\n\nJSON:",
+         "Follow this JSON schema: {s}\n\n{}")
+    )  # fmt: skip
+    return _ask(asked.replace("{s}", schema).replace("{}", information), typed)
 
 
-def _phone(rng: Random, split: Split) -> str:
-    return f"555-{words.digits(rng, 4)}"
+def _type_name(value: Value) -> str:
+    return {bool: "boolean", int: "integer", float: "number", str: "string"}[type(value)]
 
 
-def _zip(rng: Random, split: Split) -> str:
-    return f"{rng.choice('ABCDEFGH')}{words.digits(rng, 3)}"
+def _usual(rng: Random) -> Conversation:
+    """A person or an order in a sentence, with the usual keys, which are known by heart."""
+    sentence = rng.choice(SENTENCES)
+    drawn = {key: maker(rng, "train") for key, maker in USUAL.items() if f"{{{key}}}" in sentence}
+    text = with_articles(sentence.format(**drawn))
+    record = {key: drawn[key] for key in sorted(drawn, key=lambda k: sentence.index(f"{{{k}}}"))}
+    if rng.random() < 0.35:
+        return _ask(rng.choice(TEMPLATES).replace("{}", text), record)
+    # Named, a field may have another name, and may be asked for in another order.
+    if rng.random() < 0.3:
+        record = dict(rng.sample(list(record.items()), len(record)))
+    record = {rng.choice((key, *SYNONYMS.get(key, ()))): record[key] for key in record}
+    named = rng.choice(NAMED).replace("{keys}", _listing(rng, list(record)))
+    return _ask(named.replace("{}", text), record)
 
 
-def _email(rng: Random, split: Split) -> str:
-    name = words.first_name(rng, split).lower()
-    return f"{name}@{rng.choice(('example.com', 'mail.com', 'example.org'))}"
+def _ask(text: str, record: Record, system: str = "") -> Conversation:
+    return dialogue(text, to_json(record), task="json", check="json", system=system)
 
 
-def _month(rng: Random, split: Split) -> str:
-    return rng.choice(words.MONTHS)
+def _some(rng: Random, record: Record) -> list[str]:
+    return rng.sample(list(record), rng.randint(max(2, len(record) - 2), len(record) - 1))
 
 
-def _day(rng: Random, split: Split) -> str:
-    return rng.choice(words.DAYS)
+def _listing(rng: Random, names: list[str]) -> str:
+    if rng.random() < 0.5:
+        return ", ".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _full_name(rng: Random, split: Split) -> str:
-    return " ".join(words.person(rng, split))
+USUAL: dict[str, Callable[[Random, Split], Value]] = {
+    "name": words.first_name, "lastname": words.last_name, "age": lambda r, s: r.randint(5, 95),
+    "city": words.city, "job": words.JOBS.draw, "country": words.COUNTRIES.draw,
+    "hobby": words.HOBBIES.draw, "company": words.COMPANIES.draw, "colour": words.COLOURS.draw,
+    "pet": words.ANIMALS.draw, "product": words.THINGS.draw, "quantity": whole_number,
+    "author": full_name, "customer": proper_name, "year": lambda r, s: r.randint(1900, 2030),
+    "price": whole_number, "address": lambda r, s: f"{r.randint(1, 99)} {words.city(r, s)} Road",
+}  # fmt: skip
+SENTENCES = (
+    "My name is {name}, I am {age} years old and I live in {city}.",
+    "{name} {lastname} lives in {city}.", "{name} is {age} years old and works as a {job}.",
+    "{name} {lastname} is a {job} from {city}.", "{name} {lastname} lives at {address} in {city}.",
+    "{name}, aged {age}, comes from {country} and likes {hobby}.",
+    "{name} works for {company} in {city}.", "{name} has a {pet} and likes the colour {colour}.",
+    "{customer} orders {quantity} of the {product} in {colour} for {price}.",
+    "{author} wrote it in {year} in {city}.",
+    "{name} is a {age}-year-old {job} who lives in {city} and works for {company}.",
+    "Please welcome {name} {lastname}, our new {job}. {name} comes from {country}.",
+    "On the phone was {name} {lastname} from {city}, {age} years old, {job} by profession.",
+    "Hello, I am {name} from {country}. I am {age}, and my hobby is {hobby}.",
+    "The {product} in {colour} was made by {company} in {year} and costs {price} euros.",
+    "{customer} from {city} bought {quantity} pieces of {product} at {price} dollars each.",
+    "Dear {company}, please send the {product} to {name} {lastname}, {address}, {city}.",
+    "In {year} {name} moved to {city} to become a {job}.",
+    "A {job} called {name}, {age}, keeps a {pet} in {city}.",
+    "Order of {customer}: {quantity} x {product}, colour {colour}, to {city}.",
+    "The book by {author} came out in {year} at {company} and costs {price} dollars.",
+    "{name} ({age}) - {job}, {city}", "{name} {lastname}, {job}, {company}, {city}",
+    "name: {name}\nlastname: {lastname}\ncity: {city}",
+    "name: {name}\nage: {age}\njob: {job}\ncity: {city}",
+    "name: {name}\nlastname: {lastname}\naddress: {address}",
+)  # fmt: skip
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "name": ("first_name", "firstname"), "lastname": ("last_name", "surname"),
+    "city": ("town", "place", "location"), "job": ("profession", "occupation"),
+    "age": ("years",), "country": ("nation", "home_country"), "company": ("employer", "firm"),
+    "colour": ("color",), "pet": ("animal",), "product": ("item", "article"),
+    "quantity": ("count", "number", "amount"), "customer": ("client", "purchaser"),
+    "price": ("cost", "unit_price"), "hobby": ("interest",), "address": ("street",),
+}  # fmt: skip
+"""Other names for the usual fields."""

@@ -1,17 +1,20 @@
 """Make nano's training files: ``python recipes/nano/prepare.py --data DIR --out DIR``.
 
-Writes token files that ``mixtral train`` maps into memory: ``pretrain`` and ``sft``, each with a
-``_valid`` twin, the loss masks of the chat files, and ``heldout.jsonl`` with the held-out cases.
-The order of documents, and every byte, depends on nothing but the data and the seed; the work is
-cut into jobs with seeds of their own, so the number of processes does not matter.
+Writes token files with loss masks that ``mixtral train`` maps into memory: ``pretrain`` and
+``sft``, each with a ``_valid`` twin; ``dpo.jsonl`` and ``dpo_valid.jsonl``; a sample of the SFT
+conversations as ``sft.jsonl``; and the held-out cases. Training reads a file from its beginning,
+so the order in it is the curriculum: every document has a time from 0 to 1 (``_TIMES``), and the
+file is sorted by it. Copy drills come first and grow; then text, tasks and drills; long texts last.
+
+Every byte depends on nothing but the data, the seed and the sizes; the work is cut into jobs with
+seeds of their own, so the number of processes does not matter.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -19,25 +22,34 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from corpus import TextDocument, read_corpus
-from drills import make_drill, plain_words
+from arithmetic_task import make_sums
+from corpus import TextDocument, novel_texts, read_corpus
+from drills import make_drill, make_spelling
 from encoding import Encoder
+from make_cases import write_cases, write_lines
+from novels import Novels
 from numpy.typing import NDArray
-from tasks import heldout_cases, make_conversation, make_sums
+from tasks import make_conversation, make_long, preference_pairs
 
 from mixtral.errors import ConfigError
 
 Tokens = NDArray[np.uint16]
 Mask = NDArray[np.uint8]
 
-_PRETRAIN_CHAT_TOKENS = 4_300_000
-_SFT_TOKENS = 3_500_000
+# What the tokens of each stage are.
+_PRETRAIN = {"text": 0.5, "drill": 0.16, "spelling": 0.03, "sums": 0.04, "chat": 0.21, "long": 0.06}
+# Text in fine-tuning, too: without, nano forgets how to read it within some hundred steps.
+_SFT = {"text": 0.15, "chat": 0.73, "long": 0.12}
+# Kind -> when it comes, from 0 to 1; drills come early, see _time.
+_TIMES = {"text": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
+          "long": (0.6, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
 _SFT_VALID_TOKENS = 60_000
-_DRILL_TOKENS = 600_000
-_SUMS_TOKENS = 400_000
 _JOB_TOKENS = 100_000
-_LONGEST_CONVERSATION = 1024
-_CASES_PER_TASK = 60
+_NUM_NOVELS = 12
+_SAMPLE_RECORDS = 2000
+_NUM_PAIRS = 6000
+_SHORT_TOKENS = 1024  # what a sequence has until long texts come
+_LINE_FEED = 781  # in the v3 tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +57,15 @@ class Job:
     """What one process makes at a time."""
 
     kind: str
-    """text, chat, drill or sums."""
+    """A kind of ``_PRETRAIN``."""
     seed: str
     """Seed of this job alone."""
-    texts: tuple[str, ...] = ()
-    """Documents to encode, for text."""
+    longest: int
+    """Most tokens of a document; longer ones are left out, longer texts are cut."""
+    data: Path
+    """Where the novels are."""
+    documents: tuple[TextDocument, ...] = ()
+    """What to encode, for text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +77,9 @@ class Encoded:
     tokens: Tokens
     """Its ids."""
     mask: Mask
-    """1 where the fine-tuning loss counts."""
+    """1 where the loss counts."""
+    time: float
+    """Where in the file it belongs, 0 to 1."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,60 +88,102 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of all token budgets")
+    parser.add_argument("--pretrain-tokens", type=int, default=30_000_000)
+    parser.add_argument("--sft-tokens", type=int, default=10_000_000)
+    parser.add_argument("--longest", type=int, default=4096, help="most tokens of a document")
     options = parser.parse_args(arguments)
     try:
-        prepare(options.data, options.out, seed=options.seed, scale=options.scale)
+        prepare(
+            options.data,
+            options.out,
+            seed=options.seed,
+            pretrain_tokens=options.pretrain_tokens,
+            sft_tokens=options.sft_tokens,
+            longest=options.longest,
+        )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def prepare(data: Path, out: Path, *, seed: int, scale: float) -> None:
+def prepare(
+    data: Path, out: Path, *, seed: int, pretrain_tokens: int, sft_tokens: int, longest: int
+) -> None:
     """Write all files.
 
+    Args:
+        data: Folder of the sources, see ``corpus.py``.
+        out: Folder to write.
+        seed: Decides every choice.
+        pretrain_tokens, sft_tokens: About how many tokens each stage gets.
+        longest: Most tokens of a document.
+
     Raises:
-        ConfigError: A source is missing, or scale is not above 0.
+        ConfigError: A source is missing, or a number is too small.
     """
-    if scale <= 0:
-        raise ConfigError(f"scale is {scale}; it must be above 0.")
+    for name, value in (("pretrain-tokens", pretrain_tokens), ("sft-tokens", sft_tokens)):
+        if value < _JOB_TOKENS:
+            raise ConfigError(f"{name} is {value}; it must be at least {_JOB_TOKENS}.")
+    if longest < 128:
+        raise ConfigError(f"longest is {longest}; it must be at least 128.")
     out.mkdir(parents=True, exist_ok=True)
-    documents = read_corpus(data, seed)
-    documents = documents[:: max(1, round(1 / scale))]
-    pretrain = _text_jobs([d for d in documents if not d.is_valid])
-    pretrain += _jobs("chat", f"{seed}/pretrain", _PRETRAIN_CHAT_TOKENS * scale)
-    pretrain += _jobs("drill", f"{seed}/drill", _DRILL_TOKENS * scale)
-    pretrain += _jobs("sums", f"{seed}/sums", _SUMS_TOKENS * scale)
-    plan = {
-        "pretrain": pretrain,
-        "pretrain_valid": _text_jobs([d for d in documents if d.is_valid]),
-        "sft": _jobs("chat", f"{seed}/sft", _SFT_TOKENS * scale),
-        "sft_valid": _jobs("chat", f"{seed}/sft_valid", _SFT_VALID_TOKENS * scale),
-    }
+    plan = _plan(data, seed, pretrain_tokens, sft_tokens, longest)
     with get_context("spawn").Pool(2) as pool:
-        for name, jobs in plan.items():
-            made = [document for part in pool.imap(_run, jobs) for document in part]
-            _write(out, name, made, seed=seed, with_mask=name.startswith("sft"))
-    cases = heldout_cases(seed, _CASES_PER_TASK)
-    text = "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in cases)
-    _replace(out / "heldout.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
-    print(f"heldout: {len(cases)} cases")
+        for name, listed in plan.items():
+            made = [document for part in pool.imap(_run, listed) for document in part]
+            _write(out, name, made, seed=seed, with_mask=name != "pretrain_valid")
+    _write_records(out, data, seed)
+    write_cases(out)
 
 
-def _jobs(kind: str, seed: str, num_tokens: float) -> list[Job]:
-    count = max(1, round(num_tokens / _JOB_TOKENS))
-    return [Job(kind=kind, seed=f"{seed}/{index}") for index in range(count)]
+def _plan(
+    data: Path, seed: int, pretrain_tokens: int, sft_tokens: int, longest: int
+) -> dict[str, list[Job]]:
+    """Return the jobs of every token file."""
+
+    def jobs(shares: dict[str, float], name: str, tokens: int) -> list[Job]:
+        return [
+            Job(kind=kind, seed=f"{seed}/{name}/{index}", longest=longest, data=data)
+            for kind, share in shares.items()
+            if kind != "text"
+            for index in range(max(1, round(tokens * share / _JOB_TOKENS)))
+        ]
+
+    text_tokens = (pretrain_tokens * _PRETRAIN["text"], sft_tokens * _SFT["text"])
+    documents = read_corpus(data, seed, sum(text_tokens))
+    trained = [document for document in documents if not document.is_valid]
+    valid = [document for document in documents if document.is_valid]
+    # One document in so many is for fine-tuning, so that both stages have all sources.
+    every = round(sum(text_tokens) / text_tokens[1])
+    first = [document for index, document in enumerate(trained) if index % every]
+    return {
+        "pretrain": _text_jobs(first, data, longest) + jobs(_PRETRAIN, "pretrain", pretrain_tokens),
+        "pretrain_valid": _text_jobs(valid, data, longest),
+        "sft": _text_jobs(trained[::every], data, longest) + jobs(_SFT, "sft", sft_tokens),
+        "sft_valid": jobs({"chat": 1.0}, "sft_valid", _SFT_VALID_TOKENS),
+    }
 
 
-def _text_jobs(documents: list[TextDocument]) -> list[Job]:
-    by_kind: dict[str, list[str]] = {}
-    for document in documents:
-        by_kind.setdefault(document.kind, []).append(document.text)
+def _write_records(out: Path, data: Path, seed: int) -> None:
+    novels = _novels(data)
+    rng = Random(f"{seed}/records")
+    records = (make_conversation(rng, novels).record() for _ in range(_SAMPLE_RECORDS))
+    write_lines(out / "sft.jsonl", records)
+    write_lines(out / "dpo.jsonl", preference_pairs(f"{seed}", "train", _NUM_PAIRS, novels))
+    write_lines(out / "dpo_valid.jsonl", preference_pairs(f"{seed}/valid", "train", 200, novels))
+
+
+def _text_jobs(documents: list[TextDocument], data: Path, longest: int) -> list[Job]:
     return [
-        Job(kind="text", seed=kind, texts=tuple(texts[start : start + 200]))
-        for kind, texts in by_kind.items()
-        for start in range(0, len(texts), 200)
+        Job(
+            kind="text",
+            seed=f"text/{start}",
+            longest=longest,
+            data=data,
+            documents=tuple(documents[start : start + 200]),
+        )
+        for start in range(0, len(documents), 200)
     ]
 
 
@@ -133,41 +193,75 @@ def _encoder() -> Encoder:
 
 
 @cache
-def _drill_words() -> list[str]:
-    return plain_words(_encoder().vocabulary())
+def _novels(data: Path) -> Novels:
+    return Novels(novel_texts(data, _NUM_NOVELS))
 
 
 def _run(job: Job) -> list[Encoded]:
-    if job.kind == "text":
-        return [_encode_text(job.seed, text) for text in job.texts]
     rng = Random(f"{job.seed}/{job.kind}")
+    if job.kind == "text":
+        return [_encode_text(rng, document, job.longest) for document in job.documents]
     documents: list[Encoded] = []
     num_tokens = 0
     while num_tokens < _JOB_TOKENS:
-        document = _draw(job.kind, rng)
-        if len(document.tokens) <= _LONGEST_CONVERSATION:
+        document = _draw(job, rng)
+        if len(document.tokens) <= job.longest:
             documents.append(document)
             num_tokens += len(document.tokens)
     return documents
 
 
-def _draw(kind: str, rng: Random) -> Encoded:
-    if kind == "drill":
-        return _encode_text(kind, make_drill(rng, _drill_words()))
-    if kind == "sums":
-        return _encode_text(kind, make_sums(rng))
-    conversation = make_conversation(rng)
+def _draw(job: Job, rng: Random) -> Encoded:
+    if job.kind == "drill":
+        level = rng.random()
+        tokens = _encoder().document(make_drill(rng, level))
+        # Squared: short drills crowd at the beginning, and the last come half-way.
+        return Encoded(
+            kind="drill", tokens=tokens, mask=repeated_mask(tokens), time=level * level / 2
+        )
+    time = rng.uniform(*_TIMES[job.kind])
+    if job.kind in ("spelling", "sums"):
+        tokens = _encoder().document(
+            make_spelling(rng) if job.kind == "spelling" else make_sums(rng)
+        )
+        mask = np.ones(len(tokens), dtype=np.uint8)
+        return Encoded(kind=job.kind, tokens=tokens, mask=mask, time=time)
+    make = make_long if job.kind == "long" else make_conversation
+    conversation = make(rng, _novels(job.data))
     tokens, mask = _encoder().conversation(conversation)
-    return Encoded(kind=f"task {conversation.task}", tokens=tokens, mask=mask)
+    return Encoded(kind=f"task {conversation.task}", tokens=tokens, mask=mask, time=time)
 
 
-def _encode_text(kind: str, text: str) -> Encoded:
-    tokens = _encoder().document(text)
-    return Encoded(kind=kind, tokens=tokens, mask=np.ones(len(tokens), dtype=np.uint8))
+def _encode_text(rng: Random, document: TextDocument, longest: int) -> Encoded:
+    limit = longest if document.is_long else min(longest, _SHORT_TOKENS)
+    tokens = _encoder().document(document.text)[:limit]
+    time = rng.uniform(*_TIMES["long text" if document.is_long else "text"])
+    mask = np.ones(len(tokens), dtype=np.uint8)
+    return Encoded(kind=document.kind, tokens=tokens, mask=mask, time=time)
+
+
+def repeated_mask(tokens: Tokens) -> Mask:
+    """Mark what a drill lets one know: tokens seen before in it, and its last line.
+
+    The words of a drill are random, so its first line can only be guessed; learning it would cost
+    as much as the copy and teach nothing.
+
+    >>> repeated_mask(np.array([1, 50, 60, 781, 50, 60, 2], dtype=np.uint16)).tolist()
+    [0, 0, 0, 0, 1, 1, 1]
+    """
+    _, first = np.unique(tokens, return_index=True)
+    mask = np.ones(len(tokens), dtype=np.uint8)
+    mask[first] = 0
+    breaks = np.flatnonzero(tokens == _LINE_FEED)
+    if len(breaks):
+        mask[breaks[-1] + 1 :] = 1
+    return mask
 
 
 def _write(out: Path, name: str, made: list[Encoded], *, seed: int, with_mask: bool) -> None:
+    # Shuffled first, so that documents of the same time do not keep the order of the sources.
     Random(f"{seed}/{name}/order").shuffle(made)
+    made.sort(key=lambda document: document.time)
     tokens = np.concatenate([document.tokens for document in made])
     _save(out / f"{name}.tokens.npy", tokens)
     counts: Counter[str] = Counter()
@@ -187,19 +281,12 @@ def _print_shares(counts: Iterable[tuple[str, int]], total: int) -> None:
 
 
 def _save(path: Path, array: Tokens | Mask) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-
-    _replace(path, write)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name, then rename, so that a file is whole or not there."""
     temporary = path.with_name(path.name + ".part")
-    write(temporary)
+    with temporary.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

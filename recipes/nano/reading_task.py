@@ -1,211 +1,211 @@
-"""Questions over a given paragraph whose answer stands in it.
+"""Questions over a text of 100 to 300 tokens; the answer is a span of it.
 
-A paragraph holds two to five facts about people and things between sentences that have nothing to
-do with them. The question asks for one fact: the answer is the span, or a short sentence where the
-question says so. One case in ten asks for what the text does not say; some hide a pass key among
-repeated sentences, as long-context tests do.
+The text is a made-up paragraph, or a piece of a novel with facts put in, or the novel alone: who
+said something, or which word stands beside others. The names, things and novels of held-out cases
+are never trained on. A few training texts are asked what they do not say.
 """
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 import words
 from conversation import Conversation, dialogue, with_articles
-from words import Split
+from novels import Novels, Piece
+from reading_facts import (
+    ABOUT_THINGS,
+    AFTER,
+    BEFORE,
+    EVENT_QUESTIONS,
+    EVENTS,
+    FACTS,
+    FILLER,
+    FRAMES,
+    SAID,
+    VERBS,
+)
+from values import whole_number
+from words import Split, wording
 from words_task import make_sentence
 
 UNKNOWN = "The text does not say."
-
-# kind: (sentences, questions, full sentence); {p} is the person, {v} the value.
-FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "job": (
-        ("{p} is a {v}.", "{p} works as a {v}.", "{p} has been a {v} for many years."),
-        ("What is the job of {p}?", "What does {p} do for a living?", "What does {p} work as?"),
-        "{p} is a {v}.",
-    ),
-    "city": (
-        ("{p} lives in {v}.", "{p} moved to {v} last year.", "The home of {p} is in {v}."),
-        ("Where does {p} live?", "In which city does {p} live?", "What city is {p} living in?"),
-        "{p} lives in {v}.",
-    ),
-    "year": (
-        ("{p} was born in {v}.", "{p} came into the world in {v}."),
-        ("When was {p} born?", "In which year was {p} born?", "What year was {p} born in?"),
-        "{p} was born in {v}.",
-    ),
-    "pet": (
-        ("{p} has a pet {v}.", "{p} keeps a {v} at home.", "{p} owns a {v}."),
-        ("What pet does {p} have?", "Which animal does {p} own?", "What animal does {p} keep?"),
-        "{p} has a {v}.",
-    ),
-    "colour": (
-        ("The favourite colour of {p} is {v}.", "{p} likes the colour {v} best."),
-        ("What is the favourite colour of {p}?", "Which colour does {p} like best?"),
-        "The favourite colour of {p} is {v}.",
-    ),
-    "food": (
-        ("{p} loves to eat {v}.", "The favourite food of {p} is {v}.", "{p} eats {v} every day."),
-        ("What does {p} like to eat?", "What is the favourite food of {p}?"),
-        "{p} likes to eat {v}.",
-    ),
-    "hobby": (
-        ("{p} enjoys {v}.", "The hobby of {p} is {v}.", "On weekends {p} spends time on {v}."),
-        ("What is the hobby of {p}?", "What does {p} do for fun?", "What does {p} enjoy?"),
-        "The hobby of {p} is {v}.",
-    ),
-    "friend": (
-        ("The best friend of {p} is {v}.", "{p} and {v} are best friends."),
-        ("Who is the best friend of {p}?", "What is the name of {p}'s best friend?"),
-        "The best friend of {p} is {v}.",
-    ),
-    "age": (
-        ("{p} is {v} years old.", "{p} turned {v} this year."),
-        ("How old is {p}?", "What is the age of {p}?"),
-        "{p} is {v} years old.",
-    ),
-    "company": (
-        ("{p} works for {v}.", "{p} has an office at {v}."),
-        ("Which company does {p} work for?", "Where does {p} work?"),
-        "{p} works for {v}.",
-    ),
-    "day": (
-        ("{p} comes home on {v}.", "{p} has a meeting on {v}.", "The visit of {p} is on {v}."),
-        ("On which day is {p} busy?", "Which day is named for {p}?"),
-        "The day of {p} is {v}.",
-    ),
-    "country": (
-        ("{p} comes from {v}.", "{p} grew up in {v}."),
-        ("Which country is {p} from?", "What country does {p} come from?"),
-        "{p} comes from {v}.",
-    ),
-    "thing": (
-        ("{p} bought a {v} at the market.", "{p} found a {v} in the street."),
-        ("What did {p} get?", "Which thing did {p} bring home?"),
-        "{p} got a {v}.",
-    ),
-    "place": (
-        ("The {p} is in {v}.", "You can find the {p} in {v}.", "The {p} was taken to {v}."),
-        ("Where is the {p}?", "In which place is the {p}?"),
-        "The {p} is in {v}.",
-    ),
-    "paint": (
-        ("The {p} is {v}.", "The {p} was painted {v}.", "The colour of the {p} is {v}."),
-        ("What colour is the {p}?", "Which colour does the {p} have?"),
-        "The {p} is {v}.",
-    ),
-}
-
-FRAMES = (
-    "{t}\n\n{q}", "{t}\n{q}", "{t} {q}", "Read the text and answer the question.\n\n{t}\n\n{q}",
-    "Text: {t}\nQuestion: {q}", "Text: {t}\n\nQuestion: {q}\nAnswer:", "{q}\n\n{t}",
-    "Answer the question from the text.\nText: {t}\nQuestion: {q}", "Here is a text: {t}\n{q}",
-    "Context: {t}\n\nQuestion: {q}", "Use the paragraph to answer.\n\n{t}\n\n{q}",
-    "Passage:\n{t}\n\n{q}", "Given this paragraph, {q}\n\n{t}",
-)  # fmt: skip
-FULL = (" Answer in a full sentence.", " Please answer with a sentence.", " Use a full sentence.")
-FILLER = (
-    "The weather was fine that day.", "It rained a little in the morning.", "The grass is green.",
-    "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.",
-    "Nobody knew what would come next.", "The streets were full of people.", "It was late.",
-    "The old house stood at the end of the road.", "A clock struck somewhere.",
-    "Most of the shops were closed.", "The train was on time.", "Children played in the park.",
-    "Everyone was glad to be there.", "The music could be heard from far away.",
-    "Winter came early that year.", "The coffee was still warm.", "A letter lay on the table.",
-    "The door was open.", "They talked for a long time.", "It was not easy at first.",
-    "The news spread quickly.", "In the evening the wind grew stronger.", "All was quiet.",
-)  # fmt: skip
-HAYSTACK = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+_SAID = re.compile(
+    r"[\"\u201c]([A-Z][^\"\u201c\u201d]{12,90}?)[,.!?]?[\"\u201d] "
+    r"(?:said|cried|asked|answered|replied|exclaimed|whispered|returned|called) "
+    r"((?:Mr\.|Mrs\.|Miss|Dr\.)? ?[A-Z][a-z]+(?: [A-Z][a-z]+)?)\b"
 )
-KEY_FRAMES = (
-    ("The pass key is {k}. Remember it. {k} is the pass key. ", "What is the pass key?"),
-    ("The pass key is {k}. Remember it. ", "What is the pass key? The pass key is"),
-    ("The magic number is {k}. ", "What is the magic number?"),
-    ("The secret code is {k}. Do not forget it. ", "What is the secret code?"),
-    ("The number of the room is {k}. ", "What is the number of the room?"),
-)
+_WORDS = re.compile(r"[A-Za-z]+")
 
 
-def make_reading(rng: Random, split: Split = "train") -> Conversation:
-    """Ask one question over a paragraph, in training sometimes a second one."""
-    if rng.random() < 0.12:
-        return _pass_key(rng)
-    facts = [_fact(rng, split) for _ in range(rng.randint(2, 5))]
-    if rng.random() < 0.3:
-        shared = facts[0][1]
-        facts = [(kind, shared, value) for kind, _, value in facts if kind not in _THINGS]
-        facts = list({kind: (kind, who, value) for kind, who, value in facts}.values())
-    facts = _unambiguous(facts) or [_fact(rng, split)]
-    text = _paragraph(rng, split, facts)
-    question, answer = _question(rng, split, facts)
-    turns = [rng.choice(FRAMES).format(t=text, q=question), answer]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """A sentence, with what can be asked about it."""
+
+    text: str
+    """The sentence."""
+    about: frozenset[str]
+    """Persons and things that it names; no other sentence of a text names them."""
+    questions: tuple[tuple[str, str], ...]
+    """Questions with their answers."""
+
+
+def make_reading(rng: Random, split: Split, novels: Novels) -> Conversation:
+    """Ask a question over a text, in training sometimes a second one."""
+    draw = rng.random()
+    if draw < 0.25:
+        piece = novels.piece(rng, split, rng.randint(450, 1150))
+        asked = _who_said(rng, split, piece) or _beside(rng, split, piece)
+        if asked:
+            return _ask(rng, split, piece.text, asked)
+    statements = _statements(rng, split, rng.randint(2, 6))
+    if draw < 0.6:
+        text = _in_novel(rng, novels.piece(rng, split, rng.randint(350, 900)), statements)
+    else:
+        length = rng.randint(350, 1000) if split == "heldout" else rng.randint(0, 1000)
+        text = _paragraph(rng, split, statements, length)
+    asked = rng.choice(rng.choice(statements).questions)
+    if split == "train" and rng.random() < 0.06:
+        asked = rng.choice(_statements(rng, split, 1)[0].questions)[0], UNKNOWN
+    conversation = _ask(rng, split, text, asked)
     if split == "train" and rng.random() < 0.3:
-        second = _question(rng, split, facts)
-        turns += second if second[0] != question else ()
-    return dialogue(*turns, task="reading")
+        second = rng.choice(rng.choice(statements).questions)
+        turns = [str(message["content"]) for message in conversation.messages]
+        return dialogue(*turns, *second, task="reading")
+    return conversation
 
 
-_THINGS = ("place", "paint")
+def _ask(rng: Random, split: Split, text: str, asked: tuple[str, str]) -> Conversation:
+    question, answer = asked
+    frame = wording(rng, split, FRAMES)
+    return dialogue(frame.replace("{q}", question).replace("{t}", text), answer, task="reading")
 
 
-def _fact(rng: Random, split: Split) -> tuple[str, str, str]:
+def _statements(rng: Random, split: Split, count: int) -> list[Statement]:
+    """Draw statements of which no two are about the same person or thing."""
+    drawn: list[Statement] = []
+    taken: set[str] = set()
+    while len(drawn) < count:
+        statement = _event(rng, split) if rng.random() < 0.45 else _fact(rng, split)
+        if not taken & statement.about:
+            drawn.append(statement)
+            taken |= statement.about
+    return drawn
+
+
+def _fact(rng: Random, split: Split) -> Statement:
     kind = rng.choice(sorted(FACTS))
-    if kind in _THINGS:
-        who = words.THINGS.draw(rng, split)
+    if kind in ABOUT_THINGS:
+        who = rng.choice((words.THINGS.draw(rng, split), words.any_word(rng, split)))
     else:
         who = rng.choice((words.first_name(rng, split), " ".join(words.person(rng, split))))
-    return kind, who, _value(rng, split, kind)
+    value = _value(rng, split, kind)
+    sentences, questions = FACTS[kind]
+    sentence = wording(rng, split, sentences).format(p=who, v=value)
+    asked = tuple((question.format(p=who), value) for question in questions)
+    return Statement(
+        text=_capitalised(with_articles(sentence)),
+        about=frozenset({who.split()[0], value}),
+        questions=(rng.choice(asked),),
+    )
 
 
-def _unambiguous(facts: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    kept: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for kind, who, value in facts:
-        kept.setdefault((kind, who.split()[0]), (kind, who, value))
-    return list(kept.values())
+def _event(rng: Random, split: Split) -> Statement:
+    base, past, done = rng.choice(VERBS)
+    thing = rng.choice((words.THINGS.draw(rng, split), words.any_word(rng, split)))
+    colour = f"{words.ADJECTIVES.draw(rng, split)} " if rng.random() < 0.3 else ""
+    parts = {
+        "p": rng.choice((words.first_name(rng, split), " ".join(words.person(rng, split)))),
+        "t": f"the {colour}{thing}",
+        "c": words.city(rng, split),
+        "w": rng.choice((*words.DAYS, f"{rng.randint(1, 28)} {rng.choice(words.MONTHS)}")),
+    }
+    verb = {"base": base, "past": past, "done": done}
+    template = wording(rng, split, EVENTS)
+    known = [name for name in parts if f"{{{name}}}" in template]
+    questions = []
+    for name in known:
+        asked = rng.choice(EVENT_QUESTIONS[name])
+        questions.append((asked.format(**parts, **verb), parts[name]))
+    return Statement(
+        text=_capitalised(template.format(**parts, **verb)),
+        about=frozenset({parts["p"].split()[0], thing, parts["c"]}),
+        questions=tuple((question, answer) for question, answer in questions),
+    )
 
 
 def _value(rng: Random, split: Split, kind: str) -> str:
     makers: dict[str, Callable[[Random, Split], str]] = {
         "job": words.JOBS.draw, "city": words.city, "pet": words.ANIMALS.draw,
         "colour": words.COLOURS.draw, "food": words.FOODS.draw, "hobby": words.HOBBIES.draw,
-        "friend": words.first_name, "company": words.COMPANIES.draw,
-        "country": words.COUNTRIES.draw, "thing": words.THINGS.draw, "place": words.city,
-        "paint": words.COLOURS.draw,
+        "company": words.COMPANIES.draw, "country": words.COUNTRIES.draw, "place": words.city,
+        "paint": words.COLOURS.draw, "birthplace": words.city, "anything": words.invent_name,
+        "instrument": words.THINGS.draw,
     }  # fmt: skip
-    if kind == "year":
+    if kind in makers:
+        return makers[kind](rng, split)
+    if kind in ("year", "founded"):
         return str(rng.randint(1900, 2020))
     if kind == "age":
         return str(rng.randint(5, 95))
-    if kind == "day":
-        return rng.choice(words.DAYS)
-    return makers[kind](rng, split)
+    if kind in ("price", "code", "amount"):
+        return str(whole_number(rng, split))
+    return rng.choice((words.first_name(rng, split), " ".join(words.person(rng, split))))
 
 
-def _paragraph(rng: Random, split: Split, facts: list[tuple[str, str, str]]) -> str:
-    sentences = [rng.choice(FACTS[kind][0]).format(p=who, v=value) for kind, who, value in facts]
-    for _ in range(rng.randint(0, 4)):
-        filler = make_sentence(rng, split) if rng.random() < 0.3 else rng.choice(FILLER)
-        sentences.insert(rng.randint(0, len(sentences)), filler)
+def _paragraph(rng: Random, split: Split, statements: list[Statement], length: int) -> str:
+    """Write statements with other sentences around them, until it is long enough."""
+    sentences = [statement.text for statement in statements]
+    known = {word for statement in statements for word in statement.about}
+    while sum(map(len, sentences)) < length:
+        if rng.random() < 0.4:
+            sentence = rng.choice(FILLER)
+        elif rng.random() < 0.5:
+            sentence = make_sentence(rng, split)
+        else:
+            other = _statements(rng, split, 1)[0]
+            sentence = "" if other.about & known else other.text
+            known |= other.about
+        # A made-up sentence must not answer the question once more.
+        if (sentence and not known & set(_WORDS.findall(sentence))) or sentence in FILLER:
+            sentences.insert(rng.randint(0, len(sentences)), sentence)
     return with_articles(" ".join(sentences))
 
 
-def _question(rng: Random, split: Split, facts: list[tuple[str, str, str]]) -> tuple[str, str]:
-    kind, who, value = rng.choice(facts)
-    if rng.random() < 0.1:
-        other = words.first_name(rng, split)
-        known = " ".join(person for _, person, _ in facts)
-        if kind not in _THINGS and other not in known:
-            return rng.choice(FACTS[kind][1]).format(p=other), UNKNOWN
-    question = rng.choice(FACTS[kind][1]).format(p=who)
-    if rng.random() < 0.15:
-        return question + rng.choice(FULL), with_articles(FACTS[kind][2].format(p=who, v=value))
-    return question, value
+def _in_novel(rng: Random, piece: Piece, statements: list[Statement]) -> str:
+    text = piece.text
+    for statement in statements:
+        at = rng.choice(Piece(book="", start=0, text=text).sentence_starts())
+        gap = " " if at == len(text) else ""
+        text = f"{text[:at]}{gap}{statement.text}{'' if gap else ' '}{text[at:]}"
+    return text
 
 
-def _pass_key(rng: Random) -> Conversation:
-    statement, question = rng.choice(KEY_FRAMES)
-    key = words.digits(rng, rng.choice((3, 4, 5, 5)))
-    before, after = rng.randint(0, 5), rng.randint(0, 5)
-    text = HAYSTACK * before + statement.format(k=key) + HAYSTACK * after
-    head = rng.choice(("", "There is important information hidden in this text. Find it. "))
-    return dialogue(f"{head}{text}{question}", key, task="reading")
+def _who_said(rng: Random, split: Split, piece: Piece) -> tuple[str, str] | None:
+    said = _SAID.findall(piece.text)
+    if not said:
+        return None
+    speech, who = rng.choice(said)
+    return wording(rng, split, SAID).replace("{x}", speech), who.strip()
+
+
+def _beside(rng: Random, split: Split, piece: Piece) -> tuple[str, str] | None:
+    """Ask for the word beside three others that stand together once."""
+    runs = re.findall(r"[A-Za-z]+(?: [A-Za-z]+){4,}(?![A-Za-z'\u2019])", piece.text)
+    if not runs:
+        return None
+    parts = rng.choice(runs).split()
+    at = rng.randint(0, len(parts) - 4)
+    if rng.random() < 0.7:
+        shown, answer = " ".join(parts[at : at + 3]), parts[at + 3]
+        asked = wording(rng, split, AFTER)
+    else:
+        shown, answer = " ".join(parts[at + 1 : at + 4]), parts[at]
+        asked = wording(rng, split, BEFORE)
+    if len(re.findall(rf"\b{re.escape(shown)}\b", piece.text)) > 1:
+        return None
+    return asked.replace("{x}", shown), answer
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

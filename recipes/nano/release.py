@@ -1,9 +1,9 @@
 """Put a trained nano into the package, with its card and curves; no number is typed.
 
-``python recipes/nano/release.py --runs runs/nano --evaluation EVALUATION.json``
-copies the fine-tuned weights to src/mixtral/models/nano, the logs and loss curves to
-recipes/nano/results, and writes the card from the logs, the recipes and the evaluation;
-``card.md`` is its template.
+``python recipes/nano/release.py --runs runs/nano --card CARD``
+copies the weights of the last stage to src/mixtral/models/nano, the logs and loss curves to
+recipes/nano/results, and writes the card from the logs, the recipes and what
+``mixtral eval nano-card --out CARD`` has written; ``card.md`` is its template.
 """
 
 import argparse
@@ -11,67 +11,65 @@ import json
 import shutil
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mixtral.config import ModelConfig, load_json
 from mixtral.errors import Error
 from mixtral.tokenizer.files import built_in_file
-from mixtral.train.plot import plot_log
+from mixtral.train.plot import plot_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PACKAGE = HERE.parents[1] / "src" / "mixtral" / "models" / "nano"
-STAGES = ("pretrain", "sft")
-# What each task asks; the counts come from the evaluation.
-TASKS = {
-    "json": "a record as lines, list or sentence -> JSON with exactly these fields and values",
-    "fewshot": "two or three examples of a format, then a new input -> the format applied",
-    "reading": "a short paragraph of made-up facts and a question -> the words that answer it",
-    "arithmetic": "sums and differences of numbers with up to three digits",
-    "words": "reverse, sort, count, pick or repeat given words",
-    "talk": "greetings, questions about nano, a few facts, in new wordings",
-    "code": "a request in new wording -> a small Python function that it knows",
-    "safe": "a request to be mean -> a polite refusal",
-}
+STAGES = ("pretrain", "sft", "dpo")
+PICTURES = ("card.png", "perplexity.png")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Put a trained nano into the package.")
-    parser.add_argument("--runs", type=Path, required=True, help="folder with pretrain and sft")
-    parser.add_argument("--evaluation", type=Path, required=True, help="JSON of evaluate.py")
+    parser.add_argument("--runs", type=Path, required=True, help="folder with one run per stage")
+    parser.add_argument("--card", type=Path, required=True, help="folder of mixtral eval nano-card")
     options = parser.parse_args(arguments)
     try:
-        release(options.runs, load_json(options.evaluation))
+        release(options.runs, options.card)
     except (Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def release(runs: Path, evaluation: dict[str, Any]) -> None:
-    """Copy weights, logs and curves, and write the card."""
+def release(runs: Path, card_folder: Path) -> None:
+    """Copy weights, logs, curves and measurements, and write the card."""
+    stages = [stage for stage in STAGES if (runs / stage / "log.jsonl").exists()]
+    if not stages:
+        raise FileNotFoundError(f"{runs} holds no run of {', '.join(STAGES)}.")
     RESULTS.mkdir(exist_ok=True)
     PACKAGE.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
+    for stage in stages:
         shutil.copyfile(runs / stage / "log.jsonl", RESULTS / f"{stage}_log.jsonl")
-        plot_log(runs / stage / "log.jsonl", RESULTS / f"{stage}_loss.png")
+        for picture in plot_run(runs / stage / "log.jsonl"):
+            shutil.copyfile(picture, RESULTS / f"{stage}_{picture.name}")
+    for name in ("card.json", *PICTURES):
+        shutil.copyfile(card_folder / name, RESULTS / name)
     for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(runs / "sft" / "model" / name, PACKAGE / name)
+        shutil.copyfile(runs / stages[-1] / "model" / name, PACKAGE / name)
     shutil.copyfile(built_in_file("v3"), PACKAGE / "tokenizer.model.v3")
-    (PACKAGE / "README.md").write_text(card(evaluation), encoding="utf-8")
+    table = (card_folder / "card.md").read_text(encoding="utf-8")
+    (PACKAGE / "README.md").write_text(card(table, stages), encoding="utf-8")
 
 
-def card(evaluation: dict[str, Any]) -> str:
-    """Return the model card."""
+def card(table: str, stages: Sequence[str]) -> str:
+    """Return the model card.
+
+    Args:
+        table: ``card.md`` of the evaluation, rows and perplexities.
+        stages: The stages that were run, in order.
+    """
     config = ModelConfig.from_hf(load_json(PACKAGE / "config.json"))
     size = (PACKAGE / "model.safetensors").stat().st_size
-    stages = "\n".join(_stage_row(stage) for stage in STAGES)
-    tasks = "\n".join(
-        f"| {task} | {TASKS[task]} | {count['right']} of {count['cases']} |"
-        for task, count in evaluation["tasks"].items()
-    )
     return (
         (HERE / "card.md")
         .read_text(encoding="utf-8")
@@ -85,8 +83,8 @@ def card(evaluation: dict[str, Any]) -> str:
             context=f"{config.max_position_embeddings:,}",
             megabytes=f"{size / 1e6:.1f}",
             dtype=config.dtype,
-            tasks=tasks,
-            stages=stages,
+            table=table.strip(),
+            stages="\n".join(_stage_row(stage) for stage in stages),
         )
     )
 
@@ -94,13 +92,15 @@ def card(evaluation: dict[str, Any]) -> str:
 def _stage_row(stage: str) -> str:
     recipe = tomllib.loads((HERE / f"{stage}.toml").read_text(encoding="utf-8"))
     lines = (RESULTS / f"{stage}_log.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    last = [record["loss"] for record in records[-20:]]
-    held_out = [r["valid_loss"] for r in records if r["valid_loss"] is not None][-1]
-    tokens = recipe["max_steps"] * recipe["tokens_per_step"]
+    records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    losses = [record["loss"] for record in records if record.get("loss") is not None][-20:]
+    held_out = [r["valid_loss"] for r in records if r.get("valid_loss") is not None]
+    # A step of preference training is counted in pairs.
+    tokens = recipe["max_steps"] * recipe.get("tokens_per_step", 0)
+    size = f"{tokens / 1e6:.1f} M" if tokens else "-"
     return (
-        f"| {stage} | {recipe['max_steps']:,} | {tokens / 1e6:.1f} M "
-        f"| {sum(last) / len(last):.2f} | {held_out:.2f} |"
+        f"| {stage} | {recipe['max_steps']:,} | {size} "
+        f"| {sum(losses) / len(losses):.2f} | {held_out[-1]:.2f} |"
     )
 
 

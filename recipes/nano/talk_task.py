@@ -1,7 +1,8 @@
 """Small talk, questions about nano itself, a few facts, and "I do not know" for the rest.
 
 All of it is learned by heart: held-out cases are wordings of known questions that training never
-shows, and unknown names.
+shows, and unknown names. Where there is a short and a full answer, fine-tuning shows both, and
+preference training teaches the full one (``preferences.py``).
 """
 
 from random import Random
@@ -17,49 +18,91 @@ from talk_lines import (
     UNKNOWN_ANSWER,
     UNKNOWN_QUESTIONS,
 )
-from words import Split
+from words import Split, is_heldout, wording
+
+SHORT_ANSWERS = {
+    UNKNOWN_ANSWER: "I do not know.",
+    "Hello! How can I help you?": "Hello!",
+    "I am fine, thank you. How can I help you?": "Fine.",
+    "You are welcome!": "OK.",
+    "Goodbye! Have a nice day.": "Bye.",
+}
+"""Full answer -> the short one that says the same."""
 
 _OPENINGS = ("", "", "", "", "Hi! ", "Hello. ", "Please tell me: ", "Hey, ", "I have a question. ")
-_HELDOUT_OPENINGS = ("One question: ", "Dear nano, ", "Can you tell me this? ")
-_NUM_QUESTIONS_WITH_HELDOUT = 4
+_HELDOUT_OPENINGS = ("", "", "One question: ", "Dear nano, ", "Can you tell me this? ",
+                     "I am curious. ", "Excuse me, ", "Before we begin: ", "Well. ")  # fmt: skip
+_CARD_WORDS = {
+    "small demonstration": ["small", "demonstration"],
+    "Hello": ["hello"],
+    "Good morning": ["good morning"],
+    "Good evening": ["good evening"],
+    "I am fine": ["fine"],
+}
+"""Beginnings of what the card counts as sensible; the words that an answer must hold."""
 
 
 def make_talk(rng: Random, split: Split = "train") -> Conversation:
-    """Ask something that needs no work but memory."""
+    """Ask something that needs no work but memory; held out are greetings and who nano is."""
     draw = rng.random()
-    if draw < 0.45:
-        return _talk(rng, split)
-    opening = rng.choice(_OPENINGS if split == "train" else _HELDOUT_OPENINGS)
+    if split == "heldout":
+        return _card_talk(rng)
+    if draw < 0.5:
+        return _talk(rng)
+    opening = rng.choice(_OPENINGS)
     if draw < 0.65:
         country = rng.choice(sorted(CAPITALS))
         question, answer = rng.choice(CAPITAL_QUESTIONS)
         answer = answer.format(country, CAPITALS[country])
-        return dialogue(opening + question.format(country), answer, task="talk")
-    if draw < 0.85:
+        said = CAPITALS[country] + "." if rng.random() < 0.5 else answer
+        return dialogue(opening + question.format(country), said, task="talk")
+    if draw < 0.8:
         question, answer = rng.choice(FACTS)
         return dialogue(opening + question, answer, task="talk")
-    if draw < 0.9 and split == "train":
+    if draw < 0.87:
         return _told_name(rng, split)
+    return dialogue(draw_unknown(rng, split), _either(rng, UNKNOWN_ANSWER), task="talk")
+
+
+def draw_unknown(rng: Random, split: Split) -> str:
+    """Draw a question about someone who does not exist."""
     who = words.invent_name(rng, split)
     who = f"{who} {words.last_name(rng, split)}" if rng.random() < 0.4 else who
-    return dialogue(rng.choice(UNKNOWN_QUESTIONS).format(who), UNKNOWN_ANSWER, task="talk")
+    return rng.choice(UNKNOWN_QUESTIONS).format(who)
 
 
-def _talk(rng: Random, split: Split) -> Conversation:
-    entries = [
-        (answers, questions)
-        for answers, questions in TALK
-        if split == "train" or (len(questions) >= _NUM_QUESTIONS_WITH_HELDOUT and len(answers) == 1)
-    ]
+def draw_greeting(rng: Random, split: Split) -> tuple[str, str]:
+    """Draw a question with a full and a short answer; return it with the full one."""
+    entries = [entry for entry in TALK if entry[0][0] in SHORT_ANSWERS]
     answers, questions = rng.choice(entries)
-    if split == "heldout":
-        return dialogue(questions[-1], answers[0], task="talk")
-    known = questions if len(questions) < _NUM_QUESTIONS_WITH_HELDOUT else questions[:-1]
-    answer = rng.choice(answers)
-    turns = [rng.choice(known), answer]
+    return wording(rng, split, questions), answers[0]
+
+
+def _talk(rng: Random) -> Conversation:
+    answers, questions = rng.choice(TALK)
+    answer = _either(rng, rng.choice(answers))
+    turns = [wording(rng, "train", questions), answer]
     if "lemon juice" in answer and rng.random() < 0.6:
         turns += rng.choice(CONDIMENT_FOLLOW_UPS)
     return dialogue(*turns, task="talk")
+
+
+def _card_talk(rng: Random) -> Conversation:
+    counted = [
+        (answers[0], question, needed)
+        for answers, questions in TALK
+        for part, needed in _CARD_WORDS.items()
+        if part in answers[0]
+        for question in questions
+        if is_heldout(question)
+    ]
+    answer, question, needed = rng.choice(counted)
+    opening = rng.choice(_HELDOUT_OPENINGS) if needed == ["small", "demonstration"] else ""
+    return dialogue(opening + question, answer, task="talk", check="mentions", expected=needed)
+
+
+def _either(rng: Random, answer: str) -> str:
+    return SHORT_ANSWERS.get(answer, answer) if rng.random() < 0.5 else answer
 
 
 def _told_name(rng: Random, split: Split) -> Conversation:

@@ -1,105 +1,159 @@
 """All tasks of nano: seeded generators of conversations, their mix, and the held-out cases.
 
 ``make_<task>(rng, split)`` draws one conversation; the same seed gives the same conversation on
-every machine. Training and held-out vocabularies share no word (see ``words.py``); what is known by
-heart (small talk, the fixed functions) is held out by wording instead.
+every machine. Training and held-out vocabularies share no name, city, tool, key or word of a task
+(see ``words.py``); what is known by heart (small talk, the fixed functions) is held out by wording
+instead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
+from typing import Any
 
-from arithmetic_task import make_arithmetic, make_sums
+from arithmetic_task import make_arithmetic
 from code_task import make_code
 from conversation import Conversation, Message
+from encoding import Encoder
 from fewshot_task import make_fewshot
 from json_task import make_json, make_json_follow_up
+from novels import Novels
+from passkey_task import make_passkey
+from preferences import PairRecord, make_pair
 from reading_task import make_reading
-from safe_task import make_safe
+from safe_task import make_refusal, make_twin
 from talk_task import make_talk
+from tools_task import make_no_tool, make_tool_result, make_tools
 from words import Split
 from words_task import make_words
 
-__all__ = [
-    "TASKS",
-    "heldout_cases",
-    "make_arithmetic",
-    "make_code",
-    "make_conversation",
-    "make_fewshot",
-    "make_json",
-    "make_json_follow_up",
-    "make_reading",
-    "make_safe",
-    "make_sums",
-    "make_talk",
-    "make_words",
-]
+Maker = Callable[[Random, Split, Novels], Conversation]
 
-Maker = Callable[[Random, Split], Conversation]
-
-TASKS: dict[str, Maker] = {
-    "json": make_json,
-    "fewshot": make_fewshot,
-    "reading": make_reading,
-    "arithmetic": make_arithmetic,
-    "words": make_words,
-    "talk": make_talk,
-    "code": make_code,
-    "safe": make_safe,
-}
-
-_MIX: tuple[tuple[Maker, float], ...] = (
-    (make_json, 0.14),
-    (make_json_follow_up, 0.05),
-    (make_fewshot, 0.14),
-    (make_reading, 0.18),
-    (make_arithmetic, 0.14),
-    (make_words, 0.13),
-    (make_talk, 0.12),
-    (make_code, 0.07),
-    (make_safe, 0.03),
+MIX: tuple[tuple[Maker, float], ...] = (
+    (lambda rng, split, novels: make_passkey(rng, split, novels), 0.08),
+    (lambda rng, split, novels: make_json(rng, split), 0.13),
+    (lambda rng, split, novels: make_json_follow_up(rng, split), 0.03),
+    (lambda rng, split, novels: make_fewshot(rng, split), 0.14),
+    (lambda rng, split, novels: make_tools(rng, split), 0.09),
+    (lambda rng, split, novels: make_no_tool(rng, split), 0.04),
+    (lambda rng, split, novels: make_tool_result(rng, split), 0.03),
+    (make_reading, 0.13),
+    (lambda rng, split, novels: make_arithmetic(rng, split), 0.09),
+    (lambda rng, split, novels: make_words(rng, split), 0.1),
+    (lambda rng, split, novels: make_refusal(rng, split), 0.04),
+    (lambda rng, split, novels: make_twin(rng, split), 0.03),
+    (lambda rng, split, novels: make_talk(rng, split), 0.05),
+    (lambda rng, split, novels: make_code(rng, split), 0.02),
 )
-_MULTI_TURN_SHARE = 0.15
+"""What is trained, with its share of the conversations."""
+_MULTI_TURN_SHARE = 0.12
+_GUARDED_SHARE = 0.05
+_LONG_TOKENS = (600, 1000, 1000, 2000, 3000, 4000)
 
 
-def make_conversation(rng: Random) -> Conversation:
-    """Draw one training conversation; 15 in 100 join two or three tasks."""
+def make_conversation(rng: Random, novels: Novels) -> Conversation:
+    """Draw one training conversation; 12 in 100 join two or three tasks."""
     if rng.random() >= _MULTI_TURN_SHARE:
-        return _draw(rng)
-    parts = [_draw(rng) for _ in range(rng.choice((2, 2, 3)))]
-    # A system text belongs to the last question of a conversation, so earlier parts have none.
+        return _sometimes_guarded(rng, _draw(rng, novels))
+    parts = [_draw(rng, novels) for _ in range(rng.choice((2, 2, 3)))]
+    # System text, guard-rail text and tools belong to the last question of a conversation.
     earlier = [part for part in parts[:-1] if _is_plain(part)]
     last = parts[-1]
-    system = tuple(message for message in last.messages if message.role == "system")
+    system = tuple(message for message in last.messages if message["role"] == "system")
     turns: tuple[Message, ...] = ()
     for part in (*earlier, last):
-        turns += tuple(message for message in part.messages if message.role != "system")
+        turns += tuple(message for message in part.messages if message["role"] != "system")
     return replace(last, messages=system + turns, task="mixed" if earlier else last.task)
 
 
-def heldout_cases(seed: int, cases_per_task: int) -> list[dict[str, object]]:
-    """Draw different held-out cases of each task.
+def make_long(rng: Random, novels: Novels) -> Conversation:
+    """Draw a training conversation with a key in up to 4,000 tokens of a novel."""
+    return make_passkey(rng, "train", novels, num_tokens=rng.choice(_LONG_TOKENS), task="long")
 
-    A task with fewer different cases than asked for gives what it has.
+
+def heldout_cases(seed: int, cases_per_task: int, novels: Novels) -> list[dict[str, Any]]:
+    """Draw different held-out cases of each row of the card.
+
+    A row with fewer different cases than asked for gives what it has.
     """
     cases = []
-    for task, maker in TASKS.items():
+    for task, maker in _heldout_makers(novels).items():
         rng = Random(f"{seed}/heldout/{task}")
-        found: dict[str, dict[str, object]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for _ in range(cases_per_task * 50):
-            case = maker(rng, "heldout").case()
-            found.setdefault(str(case["messages"]), case)
+            case = maker(rng).case() | {"task": task}
+            found.setdefault(str((case["messages"], case.get("tools"), case.get("filler"))), case)
             if len(found) == cases_per_task:
                 break
         cases += list(found.values())
     return cases
 
 
-def _draw(rng: Random) -> Conversation:
-    makers = [maker for maker, _ in _MIX]
-    return rng.choices(makers, [weight for _, weight in _MIX])[0](rng, "train")
+def preference_pairs(seed: str, split: Split, count: int, novels: Novels) -> Iterator[PairRecord]:
+    """Draw different preference pairs."""
+    rng = Random(f"{seed}/pairs/{split}")
+    seen: set[str] = set()
+    for _ in range(count * 50):
+        pair = make_pair(rng, split, novels)
+        if str(pair) not in seen:
+            seen.add(str(pair))
+            yield pair
+        if len(seen) == count:
+            return
+
+
+def _heldout_makers(novels: Novels) -> dict[str, Callable[[Random], Conversation]]:
+    encoder = Encoder()
+    return {
+        "passkey_1k": lambda rng: _key_in(rng, novels, encoder, 1000),
+        "passkey_4k": lambda rng: _key_in(rng, novels, encoder, 4000),
+        "json": lambda rng: make_json(rng, "heldout"),
+        "fewshot": lambda rng: make_fewshot(rng, "heldout"),
+        "tools": lambda rng: make_tools(rng, "heldout"),
+        "no_tool": lambda rng: make_no_tool(rng, "heldout"),
+        "reading": lambda rng: _passage(rng, novels, encoder),
+        "skills": lambda rng: rng.choice((make_arithmetic, make_words))(rng, "heldout"),
+        "refusal": lambda rng: make_refusal(rng, "heldout", is_guarded=True),
+        "twin": lambda rng: make_twin(rng, "heldout"),
+        "talk": lambda rng: make_talk(rng, "heldout"),
+        "tool_result": lambda rng: make_tool_result(rng, "heldout"),
+        "unguarded": lambda rng: make_refusal(rng, "heldout", is_guarded=False),
+        "code": lambda rng: make_code(rng, "heldout"),
+    }
+
+
+def _key_in(rng: Random, novels: Novels, encoder: Encoder, num_tokens: int) -> Conversation:
+    """Draw a key in 94 to 100 % of so many tokens, prompt and answer together."""
+    wanted = num_tokens
+    while True:
+        made = make_passkey(rng, "heldout", novels, num_tokens=wanted)
+        length = encoder.length_of(made)
+        if 0.94 * num_tokens <= length <= num_tokens:
+            return made
+        wanted = max(num_tokens // 2, int(wanted * 0.97 * num_tokens / length))
+
+
+def _passage(rng: Random, novels: Novels, encoder: Encoder) -> Conversation:
+    """Draw a question over a text of 100 to 300 tokens, the question with it up to 330."""
+    while True:
+        made = make_reading(rng, "heldout", novels)
+        if 110 <= encoder.length_of(made) <= 330:
+            return made
+
+
+def _draw(rng: Random, novels: Novels) -> Conversation:
+    makers = [maker for maker, _ in MIX]
+    return rng.choices(makers, [weight for _, weight in MIX])[0](rng, "train", novels)
 
 
 def _is_plain(conversation: Conversation) -> bool:
-    return not conversation.learn_last_only and conversation.messages[0].role != "system"
+    is_free = not conversation.tools and not conversation.safe_prompt
+    has_system = conversation.messages[0]["role"] == "system"
+    return is_free and not conversation.learn_last_only and not has_system
+
+
+def _sometimes_guarded(rng: Random, conversation: Conversation) -> Conversation:
+    """Put the guard-rail text before what needs none, so that it refuses nothing by itself."""
+    if rng.random() < _GUARDED_SHARE and _is_plain(conversation):
+        return replace(conversation, safe_prompt=True)
+    return conversation

@@ -10,13 +10,18 @@ model to copy instead of recalling.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from random import Random
 from typing import Literal
+
+from mixtral.tokenizer import load_tokenizer
 
 Split = Literal["train", "heldout"]
 
 
+@lru_cache(maxsize=1 << 16)
 def is_heldout(text: str) -> bool:
     """Say whether a word, a phrase or a problem belongs to the held-out one in eight."""
     return hashlib.sha256(text.lower().encode()).digest()[0] % 8 == 0
@@ -225,6 +230,28 @@ COMPANIES = WordPool.of(
     ",",
 )
 
+KEYS = WordPool.of(
+    """label rank level grade score weight height length width depth volume speed power owner
+    editor leader captain coach tutor sender receiver buyer seller tenant guest host pilot driver
+    genre style theme topic subject title chapter verse volume edition publisher language accent
+    origin source target route track lane gate terminal platform seat row cabin deck floor suite
+    material fabric texture pattern shape finish shade tint flavour scent aroma taste topping
+    filling sauce dressing garnish vintage brand model series variant version release build patch
+    status stage phase step mode setting option choice vote rating review verdict motive method
+    tool device gadget sensor signal channel band station network server port region zone sector
+    district county province parish village harbour airport mission project budget cost fee fare
+    tax bonus salary wage discount deposit balance account branch office department team squad
+    league season round match opponent venue stadium referee medal prize award trophy rival
+    mentor nickname alias initials signature motto slogan anthem symbol emblem badge crest mascot
+    breed species habitat diet lifespan colony herd nest shelter keeper collar leash vessel crew
+    cargo anchor rudder mast engine fuel mileage gear axle tyre bumper licence permit visa
+    passport ticket coupon voucher receipt invoice order parcel courier depot warehouse shelf"""
+)
+KEY_QUALIFIERS = WordPool.of(
+    """main first second last next home work total final start end old new own base test next_day
+    public private local daily weekly yearly current former backup lead senior junior spare"""
+)
+
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",
@@ -255,3 +282,84 @@ def city(rng: Random, split: Split) -> str:
 def digits(rng: Random, count: int) -> str:
     """Draw a number with so many digits that does not begin with zero."""
     return str(rng.randint(10 ** (count - 1), 10**count - 1))
+
+
+def key(rng: Random, split: Split) -> str:
+    """Draw the name of a field, such as ``vintage`` or ``main_sensor``; the whole name is held."""
+    while True:
+        name = rng.choice(KEYS.train + KEYS.heldout)
+        if rng.random() < 0.35:
+            qualifier = rng.choice(KEY_QUALIFIERS.train + KEY_QUALIFIERS.heldout)
+            name = f"{qualifier}_{name}"
+        if is_heldout(name) == (split == "heldout"):
+            return name
+
+
+_UNKIND = frozenset(
+    [
+        "porn",
+        "sex",
+        "sexual",
+        "nude",
+        "naked",
+        "fuck",
+        "fucking",
+        "shit",
+        "bitch",
+        "ass",
+        "rape",
+        "slut",
+        "nazi",
+    ]
+)
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Return the lower-case words of the tokenizer that are one piece: English, some others."""
+    tokenizer = load_tokenizer("v3")
+    # 1027: ids below are control tokens and single bytes.
+    pieces = [tokenizer.token_bytes(i) for i in range(1027, tokenizer.vocab_size)]
+    words = [
+        piece[1:].decode()
+        for piece in pieces
+        if piece[1:].isalpha() and piece[:1] == b" " and len(piece) > 3
+    ]
+    return tuple(
+        word for word in words if word.isascii() and word.islower() and word not in _UNKIND
+    )
+
+
+@cache
+def _vocabulary_half(split: Split) -> tuple[str, ...]:
+    return tuple(w for w in vocabulary() if is_heldout(w) == (split == "heldout"))
+
+
+def any_word(rng: Random, split: Split) -> str:
+    """Draw a lower-case word of the whole vocabulary, so that copying is learned, not words."""
+    return rng.choice(_vocabulary_half(split))
+
+
+def any_words(rng: Random, split: Split, count: int) -> list[str]:
+    """Draw different lower-case words."""
+    return rng.sample(_vocabulary_half(split), count)
+
+
+def number(rng: Random, split: Split, low: int, high: int) -> int:
+    """Draw a whole number of the half; numbers below 1,000 are too few to be split."""
+    while True:
+        drawn = rng.randint(low, high)
+        if drawn < 1000 or is_heldout(str(drawn)) == (split == "heldout"):
+            return drawn
+
+
+def wording(rng: Random, split: Split, options: Sequence[str]) -> str:
+    """Draw one of several wordings; those that a hash holds back are for held-out cases alone.
+
+    A held-out case has a wording that was held back three times in five, where there is one.
+    """
+    held = [option for option in options if is_heldout(option)]
+    known = [option for option in options if not is_heldout(option)]
+    if not known or (split == "heldout" and held and rng.random() < 0.6):
+        return rng.choice(held)
+    return rng.choice(known)

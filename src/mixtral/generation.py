@@ -41,6 +41,7 @@ def add_answers(
                 needs_routing=request.needs_routing,
                 priority=request.priority,
                 owner=request.owner,
+                adapter=request.adapter,
             )
             added.append((sequence_id, Answer(tokenizer, request, index=index)))
     except BaseException:

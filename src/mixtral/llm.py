@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mixtral.adapters import load_adapters
 from mixtral.cache_plan import plan_cache
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
@@ -58,10 +59,13 @@ class LLM:
         num_speculative_tokens: Tokens guessed from the text so far and checked in one step, while
             few answers run; 0 guesses nothing. Answers stay the same.
         count_experts: Whether to count the visits of each expert, for ``AsyncLLM.stats``.
+        adapters: Folders of LoRA adapters in PEFT's format by name; each request may name one. They
+            stay beside the weights, whatever these are packed as.
 
     Raises:
         ConfigError: An argument is wrong, or no such model exists.
-        CheckpointError: A file of the model is missing or wrong.
+        CheckpointError: A file of the model or of an adapter is missing or wrong, or an adapter is
+            for another model.
         TokenizerError: The tokenizer's files are wrong.
         UnsupportedError: The device is not there, or the model does not fit.
     """
@@ -85,9 +89,12 @@ class LLM:
         enable_prefix_cache: bool = True,
         num_speculative_tokens: int = 0,
         count_experts: bool = False,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         source = find_or_download(model, layers=layers)
         found = find_tokenizer_or_why(source, tokenizer)
+        # Before the weights, which may take minutes.
+        loaded = load_adapters(adapters or {}, source.config)
         self._model = load_model(
             source,
             dtype=dtype,
@@ -98,6 +105,7 @@ class LLM:
             kv_dtype=kv_cache_dtype,
         )
         self.config: ModelConfig = self._model.config
+        self._model.set_adapters(list(loaded.values()))
         plan = plan_cache(
             self._model,
             max_model_len=max_model_len,
@@ -118,7 +126,9 @@ class LLM:
             count_experts=count_experts,
         )
         self._engine = Engine(self._model, engine_config, max_model_len=plan.max_model_len)
-        self.requests = RequestBuilder(found, vocab_size=self.config.vocab_size)
+        self.requests = RequestBuilder(
+            found, vocab_size=self.config.vocab_size, adapters=list(loaded)
+        )
         """Builds requests for this model, see ``request.RequestBuilder``."""
         self._generation = Generation(
             self._engine, None if isinstance(found, TokenizerError) else found
@@ -156,58 +166,68 @@ class LLM:
         """
         return self.tokenizer.encode_chat(messages, tools=tools, safe_prompt=safe_prompt)
 
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
+    def logits(self, token_ids: Sequence[int], *, adapter: str | None = None) -> Tensor:
         """Return next-token logits after every token, from one forward pass.
 
         Args:
             token_ids: T ids; nothing is added to them.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Returns:
             [T, V], float32, on the CPU.
 
         Raises:
-            InvalidRequest: There is no token, or one is not in the vocabulary.
+            InvalidRequest: There is no token, one is not in the vocabulary, or there is no such
+                adapter.
             ContextLengthExceeded: There are more tokens than the context holds.
         """
-        return self._model.whole_logits(self._checked_ids(token_ids)).cpu()
+        place = self.requests.find_adapter(adapter)
+        return self._model.whole_logits(self._checked_ids(token_ids), place).cpu()
 
-    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+    def route(self, token_ids: Sequence[int], *, adapter: str | None = None) -> RouterTrace:
         """Return which experts each token visits in each layer.
 
         Args:
             token_ids: T ids; nothing is added to them.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Returns:
             Expert ids and weights [T, L, A] and router logits [T, L, E].
 
         Raises:
-            InvalidRequest: There is no token, or one is not in the vocabulary.
+            InvalidRequest: There is no token, one is not in the vocabulary, or there is no such
+                adapter.
             UnsupportedError: The model is dense and has no router.
         """
         if self.config.is_dense:
             raise UnsupportedError("this model is dense; it has no router to report on.")
-        return self._model.route(self._checked_ids(token_ids))
+        place = self.requests.find_adapter(adapter)
+        return self._model.route(self._checked_ids(token_ids), place)
 
     def generate(
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
         params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Continue each prompt; together, the answers are the same as one by one.
 
         Args:
             prompts: One text, texts, or lists of token ids. A text gets a <s> before it.
             params: How to choose tokens and when to stop.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Returns:
             ``params.n`` completions per prompt, in the order of the prompts.
 
         Raises:
-            InvalidRequest: A prompt is empty or has a wrong type.
+            InvalidRequest: A prompt is empty or has a wrong type, or there is no such adapter.
             ContextLengthExceeded: A prompt and its answer do not fit into the context.
         """
         params = _checked(params)
-        listed = [self.requests.completion(prompt, params) for prompt in _listed(prompts)]
+        build = self.requests.completion
+        listed = [build(prompt, params, adapter=adapter) for prompt in _listed(prompts)]
         return [*self.answer(listed)]
 
     def answer(self, requests: Sequence[Request]) -> list[ChatCompletion]:
@@ -225,7 +245,11 @@ class LLM:
         return [answer.completion() for answer in answers.values()]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> Generator[CompletionChunk, None, None]:
         """Continue one prompt, yielding text as it comes; stopping early frees all memory.
 
@@ -235,8 +259,8 @@ class LLM:
         """
         params = _single(params)
         # Errors of the request come now; the tokens come when the caller asks for them.
-        answers = self._generation.start([self.requests.completion(prompt, params)])
-        return self._generation.stream(answers)
+        request = self.requests.completion(prompt, params, adapter=adapter)
+        return self._generation.stream(self._generation.start([request]))
 
     def chat(
         self,
@@ -247,6 +271,8 @@ class LLM:
         response_format: Mapping[str, Any] | None = None,
         safe_prompt: bool = False,
         parallel_tool_calls: bool = True,
+        *,
+        adapter: str | None = None,
     ) -> ChatCompletion:
         """Answer the last message of a conversation.
 
@@ -259,10 +285,11 @@ class LLM:
             response_format: text, json_object, json_schema, regex or choice; docs/structured.md.
             safe_prompt: Whether to put Mistral's guard-rail text first.
             parallel_tool_calls: Whether one answer may hold several calls.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Raises:
-            InvalidRequest: The conversation does not follow the template's rules, or a tool or the
-                format is wrong.
+            InvalidRequest: The conversation does not follow the template's rules, a tool or the
+                format is wrong, or there is no such adapter.
             ContextLengthExceeded: Conversation and answer do not fit into the context.
         """
         request = self.requests.chat(
@@ -273,6 +300,7 @@ class LLM:
             parallel_tool_calls=parallel_tool_calls,
             response_format=response_format,
             safe_prompt=safe_prompt,
+            adapter=adapter,
         )
         return self.answer([request])[0]
 
@@ -286,6 +314,7 @@ class LLM:
         tool_choice: str | Mapping[str, Any] = "auto",
         response_format: Mapping[str, Any] | None = None,
         parallel_tool_calls: bool = True,
+        adapter: str | None = None,
     ) -> Generator[CompletionChunk, None, None]:
         """As ``chat``, yielding text as it comes; stopping early frees all memory.
 
@@ -301,6 +330,7 @@ class LLM:
             parallel_tool_calls=parallel_tool_calls,
             response_format=response_format,
             safe_prompt=safe_prompt,
+            adapter=adapter,
         )
         return self._generation.stream(self._generation.start([request]))
 

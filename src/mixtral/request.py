@@ -48,6 +48,8 @@ class Request:
     """Larger runs first."""
     owner: str = ""
     """Whose request it is; owners of one priority share the engine evenly."""
+    adapter: int | None = None
+    """Place of its adapter among those of the model; None asks the model as it is."""
 
     def reader(self) -> ToolCallReader | None:
         """Return a reader of calls for one answer."""
@@ -60,9 +62,18 @@ class RequestBuilder:
     Args:
         tokenizer: The tokenizer of the model, or why there is none; token ids work without.
         vocab_size: V, rows of the model's output head.
+        adapters: Names of the model's adapters, in the order in which the model has them.
     """
 
-    def __init__(self, tokenizer: Tokenizer | TokenizerError, *, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | TokenizerError,
+        *,
+        vocab_size: int,
+        adapters: Sequence[str] = (),
+    ) -> None:
+        self.adapters = tuple(adapters)
+        """Names that ``adapter`` may have."""
         self._tokenizer = tokenizer
         self._grammars = (
             None
@@ -110,6 +121,7 @@ class RequestBuilder:
         needs_routing: bool = False,
         priority: int = 0,
         owner: str = "",
+        adapter: str | None = None,
     ) -> Request:
         """Build the request for the next turn of a conversation.
 
@@ -125,9 +137,11 @@ class RequestBuilder:
             needs_routing: Whether to report which experts each token visits.
             priority: Larger runs first.
             owner: Whose request it is.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Raises:
-            InvalidRequest: The conversation, a tool or the format is wrong.
+            InvalidRequest: The conversation, a tool or the format is wrong, or there is no such
+                adapter.
         """
         plan = plan_tools(
             self.tokenizer,
@@ -161,6 +175,7 @@ class RequestBuilder:
             needs_routing=needs_routing,
             priority=priority,
             owner=owner,
+            adapter=self.find_adapter(adapter),
         )
 
     def completion(
@@ -172,6 +187,7 @@ class RequestBuilder:
         needs_routing: bool = False,
         priority: int = 0,
         owner: str = "",
+        adapter: str | None = None,
     ) -> Request:
         """Build the request to go on with a text, or with token ids as they are.
 
@@ -182,9 +198,11 @@ class RequestBuilder:
             needs_routing: Whether to report which experts each token visits.
             priority: Larger runs first.
             owner: Whose request it is.
+            adapter: Name of an adapter; None asks the model as it is.
 
         Raises:
-            InvalidRequest: The prompt has a wrong type, or the format is wrong.
+            InvalidRequest: The prompt has a wrong type, the format is wrong, or there is no such
+                adapter.
         """
         return Request(
             prompt_token_ids=self.encode_prompt(prompt),
@@ -195,6 +213,7 @@ class RequestBuilder:
             needs_routing=needs_routing,
             priority=priority,
             owner=owner,
+            adapter=self.find_adapter(adapter),
         )
 
     def fim(
@@ -205,12 +224,13 @@ class RequestBuilder:
         *,
         priority: int = 0,
         owner: str = "",
+        adapter: str | None = None,
     ) -> Request:
         """Build the request for the text between ``prompt`` and ``suffix`` (v3 tokenizers only).
 
         Raises:
             UnsupportedError: The tokenizer is v1, which has no tokens for it.
-            InvalidRequest: One of the texts is wrong.
+            InvalidRequest: One of the texts is wrong, or there is no such adapter.
         """
         return Request(
             prompt_token_ids=self.tokenizer.encode_fim(prompt, suffix),
@@ -218,7 +238,21 @@ class RequestBuilder:
             continues_prompt=True,
             priority=priority,
             owner=owner,
+            adapter=self.find_adapter(adapter),
         )
+
+    def find_adapter(self, name: str | None) -> int | None:
+        """Return the place of an adapter among those of the model; None for None.
+
+        Raises:
+            InvalidRequest: The model has no adapter of this name.
+        """
+        if name is None:
+            return None
+        if name not in self.adapters:
+            known = f"has {', '.join(self.adapters)}" if self.adapters else "was loaded without any"
+            raise InvalidRequest(f"adapter is {name!r}; this model {known}.")
+        return self.adapters.index(name)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt.

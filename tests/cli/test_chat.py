@@ -9,10 +9,13 @@ import pytest
 from typer.testing import Result
 
 from mixtral import LLM
+from mixtral.checkpoint.peft import write_adapter
 from mixtral.cli.chat_session import HELP
 from mixtral.cli.conversation import Conversation, Turn
 from mixtral.errors import InvalidRequest
+from mixtral.model_source import find_model
 from mixtral.outputs import CompletionChunk, Usage
+from tests.adapters_for_tests import random_adapter
 from tests.cli.conftest import Run
 
 
@@ -26,7 +29,9 @@ def chat(run: Run, tiny: Path) -> Run:
 
 
 def fake_stream(*texts: str, interrupt: bool = False) -> Any:
-    def stream_chat(self: LLM, messages: Any, *args: Any) -> Iterator[CompletionChunk]:
+    def stream_chat(
+        self: LLM, messages: Any, *args: Any, adapter: None
+    ) -> Iterator[CompletionChunk]:
         for count, text in enumerate(texts, start=1):
             usage = Usage(prompt_tokens=4, completion_tokens=count)
             yield CompletionChunk(text=text, token_ids=(5,), finish_reason=None, usage=usage)
@@ -47,6 +52,20 @@ def test_answers_are_those_of_generate_and_history_grows(run: Run, tiny: Path, c
     token_ids, count = result.stdout.splitlines()[-2:]
     assert count == f"{len(token_ids.split())} of 256 tokens in 2 messages."
     assert token_ids.startswith("1 3 ")
+
+
+def test_adapter_answers_the_whole_conversation(
+    chat: Run, run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    config = find_model(str(tiny)).config
+    write_adapter(tmp_path / "poems", random_adapter(config, scale=lambda name: 9.0), config)
+    options = ("--adapter", tmp_path / "poems")
+    once = run(
+        *("generate", "--model", tiny, "--device", "cpu", "--seed", 3, "--max-tokens", 6),
+        *(*options, "Hello"),
+    )
+    assert chat("Hello", args=options).stdout.startswith(once.stdout)
+    assert not chat("Hello").stdout.startswith(once.stdout)
 
 
 def test_every_command(chat: Run, tmp_path: Path) -> None:
@@ -159,7 +178,9 @@ def test_empty_answer_leaves_no_trace(
 def test_two_slashes_send_one(chat: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def stream_chat(self: LLM, messages: Any, *args: Any) -> Iterator[CompletionChunk]:
+    def stream_chat(
+        self: LLM, messages: Any, *args: Any, adapter: None
+    ) -> Iterator[CompletionChunk]:
         seen.append(messages[-1]["content"])
         return iter(())
 

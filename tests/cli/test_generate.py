@@ -9,10 +9,13 @@ import pytest
 from typer.testing import Result
 
 from mixtral import LLM, SamplingParams
+from mixtral.checkpoint.peft import write_adapter
 from mixtral.cli import generate as generate_module
 from mixtral.cli.options import parse_logit_bias
 from mixtral.errors import InvalidRequest
+from mixtral.model_source import find_model
 from mixtral.outputs import CompletionChunk, Usage
+from tests.adapters_for_tests import random_adapter
 from tests.cli.conftest import Run
 
 
@@ -44,6 +47,25 @@ def test_json_object_has_the_promised_fields(generate: Run) -> None:
     first = values["logprobs"][0]
     assert first["token_id"] == values["token_ids"][0]
     assert len(first["top_logprobs"]) == 2
+
+
+@pytest.mark.parametrize("more", [(), ("--raw",), ("--stream",)])
+def test_adapter_answers_in_place_of_the_model(
+    generate: Run, tiny: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    config = find_model(str(tiny)).config
+    write_adapter(tmp_path / "poems", random_adapter(config, scale=lambda name: 9.0), config)
+    adapted = generate("--adapter", tmp_path / "poems", *more, "Hello")
+    assert adapted.exit_code == 0
+    assert adapted.stdout != generate(*more, "Hello").stdout
+    llm = LLM(tiny, device="cpu", adapters={"poems": tmp_path / "poems"})
+    params = SamplingParams(seed=3, max_tokens=6)
+    if "--raw" in more:
+        expected = llm.generate("Hello", params, adapter="poems")[0].text
+    else:
+        messages = [{"role": "user", "content": "Hello"}]
+        expected = llm.chat(messages, params, adapter="poems").text
+    assert adapted.stdout == expected + "\n"
 
 
 def test_raw_continues_the_text_without_a_template(generate: Run) -> None:

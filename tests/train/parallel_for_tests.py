@@ -65,8 +65,13 @@ def micro_loss(model: Transformer, micro: TrainBatch) -> tuple[torch.Tensor, dic
 class Loop:
     """The training loop of the docstring of ``parallel.py``, as small as it can be."""
 
-    def __init__(self, context: ParallelContext, model: Transformer) -> None:
-        context.shard(model, torch.float32)
+    def __init__(
+        self,
+        context: ParallelContext,
+        model: Transformer,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        context.shard(model, dtype)
         self.context, self.model = context, model
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.names, self.parameters = map(list, zip(*named, strict=True))
@@ -80,9 +85,9 @@ class Loop:
         sums = {"loss": 0.0, "balance": 0.0}
         micros = micro_batches(step)
         size = sum(micro.size for micro in micros)
-        for micro, scale in self.context.share(micros):
-            weight = scale * micro.size / size
-            total, values = micro_loss(self.model, micro)
+        for index, scale in self.context.share(len(micros)):
+            weight = scale * micros[index].size / size
+            total, values = micro_loss(self.model, micros[index])
             (weight * total).backward()
             for name in sums:
                 sums[name] += weight * values[name]
@@ -123,6 +128,12 @@ def tied(context: ParallelContext, folder: Path) -> dict[str, Any]:
     loop = Loop(context, trainable_model(tie_word_embeddings=True))
     log = loop.run(range(NUM_STEPS))
     return {"log": log, "names": list(whole(context, loop.model))}
+
+
+def bfloat16(context: ParallelContext, folder: Path) -> dict[str, Any]:
+    """Take one step of a bfloat16 model; later ones would tell how masters are rounded."""
+    loop = Loop(context, trainable_model().bfloat16(), torch.bfloat16)
+    return {"log": loop.run(range(1)), "dtypes": sorted({str(s.dtype) for s in loop.shards})}
 
 
 def lora(context: ParallelContext, folder: Path) -> dict[str, Any]:
@@ -189,7 +200,7 @@ def dying(context: ParallelContext, folder: Path) -> None:
 
 SCENARIOS: dict[str, Callable[[ParallelContext, Path], Any]] = {
     function.__name__: function
-    for function in (equal, tied, lora, low_bit, resume, resume_single, differing, dying)
+    for function in (equal, tied, bfloat16, lora, low_bit, resume, resume_single, differing, dying)
 }
 
 

@@ -21,37 +21,31 @@ def stream(path: Path, **changes: object) -> TokenStream:
     return TokenStream(path, **(settings | changes))  # type: ignore[arg-type]
 
 
-def test_documents_begin_sequences_and_long_ones_are_cut(tmp_path: Path) -> None:
+def test_steps_take_whole_documents_and_long_ones_are_cut(tmp_path: Path) -> None:
     tokens = [9, 1, 20, 2, 1, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 2, 5, 6]
     data = stream(write_tokens(tmp_path / "t.npy", tokens))
-    (first,), (second,) = data.step(0), data.step(1)
-    assert first.batch.input_ids.tolist() == tokens[:8]
-    assert list(first.batch.starts) == [0, 1, 4, 8]
-    assert first.batch.positions.tolist() == [0, 0, 1, 2, 0, 1, 2, 3]
-    assert first.targets.tolist() == [-1, 20, 2, -1, 30, 31, 32, 33]
-    assert list(second.batch.starts) == [0, 5, 8]
+    (first,), (second,), (third,) = (data.step(index) for index in range(data.num_steps))
+    assert first.batch.input_ids.tolist() == [9, 1, 20, 2]
+    assert list(first.batch.starts) == [0, 1, 4]
+    assert first.batch.positions.tolist() == [0, 0, 1, 2]
+    assert first.targets.tolist() == [-1, 20, 2, -1]
+    assert second.batch.input_ids.tolist() == tokens[4:12]  # as much as fits into a step
+    assert list(second.batch.starts) == [0, 5, 8]  # cut by max_seq_len, too
+    assert third.batch.input_ids.tolist() == tokens[12:17]
+    assert third.targets.tolist() == tokens[13:18]
 
 
 def test_mask_leaves_out_tokens_that_do_not_count(tmp_path: Path) -> None:
     tokens = write_tokens(tmp_path / "t.npy", [1, 3, 20, 4, 40, 41, 2, 1, 3, 5])
     mask = write_tokens(tmp_path / "m.npy", [0, 0, 0, 0, 1, 1, 1, 0, 0, 1], np.uint8)
     (only,) = stream(tokens, mask_path=mask).step(0)
-    assert only.targets.tolist() == [
-        -1,
-        -1,
-        -1,
-        40,
-        41,
-        2,
-        -1,
-        -1,
-    ]
+    assert only.targets.tolist() == [-1, -1, -1, 40, 41, 2, -1]
 
 
 def test_steps_past_the_end_begin_anew(tmp_path: Path) -> None:
     data = stream(write_tokens(tmp_path / "t.npy", list(range(10, 37))))
-    assert data.num_steps == 3
-    assert data.step(3)[0].batch.input_ids.tolist() == data.step(0)[0].batch.input_ids.tolist()
+    assert data.num_steps == 4
+    assert data.step(4)[0].batch.input_ids.tolist() == data.step(0)[0].batch.input_ids.tolist()
 
 
 @pytest.mark.parametrize(

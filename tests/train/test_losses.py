@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from mixtral.checkpoint import write_checkpoint
-from mixtral.kernels.cpu.training import load_training_kernels
+from mixtral.kernels.cpu_training import load_training_kernels
 from mixtral.model import TokenBatch
 from mixtral.train import losses
 from mixtral.train.losses import linear_cross_entropy, load_balancing_loss, router_z_loss

@@ -15,7 +15,7 @@ from tests.train import parallel_for_tests as scenarios
 from tests.train.parallel_for_tests import run_processes
 
 Results = list[dict[str, Any]]
-COMMON = ("equal", "lora", "low_bit", "resume", "resume_single")
+COMMON = ("equal", "bfloat16", "lora", "low_bit", "resume", "resume_single")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,17 @@ def test_losses_and_gradient_norms_are_those_of_one_process(
 ) -> None:
     for result in several:
         assert_same_log(result[name]["log"], single[name]["log"])
+
+
+def test_bfloat16_model_computes_as_in_one_process_over_float32_shards(
+    several: Results, single: dict[str, Any]
+) -> None:
+    for result in several:
+        assert result["bfloat16"]["dtypes"] == ["torch.float32"]
+        for record, expected in zip(
+            result["bfloat16"]["log"], single["bfloat16"]["log"], strict=True
+        ):
+            assert record == pytest.approx(expected, rel=1e-3)
 
 
 def test_weights_and_evaluation_are_those_of_one_process(
@@ -198,16 +209,16 @@ def test_variables_that_torchrun_would_not_set_are_refused(
 def test_every_micro_batch_counts_once_and_all_processes_run_equally_often(
     num_micros: int, world_size: int
 ) -> None:
-    micros = list(range(num_micros))
-    shares = [_process(rank, world_size).share(micros) for rank in range(world_size)]
-    assert sorted(m for share in shares for m, scale in share if scale == 1) == micros
+    shares = [_process(rank, world_size).share(num_micros) for rank in range(world_size)]
+    counted = sorted(index for share in shares for index, scale in share if scale == 1)
+    assert counted == list(range(num_micros))
     assert all(scale in (0, 1) for share in shares for _, scale in share)
     assert len({len(share) for share in shares}) == 1
 
 
 def test_fewer_micro_batches_than_processes_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 micro-batches for 2 processes"):
-        _process(0, 2).share([0])
+        _process(0, 2).share(1)
 
 
 def _process(rank: int, world_size: int) -> ParallelContext:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixtral.cli.console import format_count, note, require_text
-from mixtral.cli.options import ModelOptions, SamplingOptions, grouped_options
+from mixtral.cli.options import (
+    AdapterOption,
+    ModelOptions,
+    SamplingOptions,
+    grouped_options,
+    named_adapter,
+)
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
@@ -31,6 +37,7 @@ _EXAMPLES = """Examples:
 def chat(
     model: ModelOptions,
     sampling: SamplingOptions,
+    adapter: AdapterOption = None,
     system: Annotated[
         str, typer.Option("--system", help="Instructions that go before the conversation.")
     ] = "",
@@ -45,7 +52,7 @@ def chat(
     """
     require_text("the system text", system)
     params = sampling.params()
-    llm = model.load()
+    llm = model.load(adapters=named_adapter(adapter))
     # A model without a tokenizer cannot talk; better said now than after the first message.
     _ = llm.tokenizer
     from mixtral.cli.chat_session import ChatSession

@@ -57,6 +57,8 @@ class ChatSession:
         self.params = params
         self._llm = llm
         self._safe_prompt = safe_prompt
+        # The command loads one adapter at most.
+        self._adapter = next(iter(llm.requests.adapters), None)
         self._commands: dict[str, Callable[[str], None]] = {
             "/system": self._system,
             "/reset": self._reset,
@@ -103,7 +105,10 @@ class ChatSession:
         first_at, usage, reason, stopped = math.nan, None, None, False
         try:
             for chunk in self._llm.stream_chat(
-                self.conversation.messages(), self._fitted_params(), self._safe_prompt
+                self.conversation.messages(),
+                self._fitted_params(),
+                self._safe_prompt,
+                adapter=self._adapter,
             ):
                 write_text(chunk.text)
                 pieces.append(chunk.text)

@@ -8,9 +8,11 @@ import typer
 
 from mixtral.cli.console import note, print_json, require_text, spinner, write_text
 from mixtral.cli.options import (
+    AdapterOption,
     ModelOptions,
     SamplingOptions,
     grouped_options,
+    named_adapter,
     sampling_option,
     with_max_tokens,
 )
@@ -37,6 +39,7 @@ _EXAMPLES = """Examples:
 def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
+    adapter: AdapterOption = None,
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; without it, or with -, standard input.")
     ] = None,
@@ -73,7 +76,7 @@ def generate(
     require_text("the system text", system or "")
     params = sampling.params(n=n, logprobs=logprobs)
     text = _read_prompt(prompt, raw=raw)
-    llm = model.load(max_num_seqs=n)
+    llm = model.load(max_num_seqs=n, adapters=named_adapter(adapter))
     request = _Request(llm, text, raw=raw, system=system, safe_prompt=safe_prompt)
     params = with_max_tokens(params, room=llm.max_model_len - request.num_tokens)
     if stream is None:
@@ -98,6 +101,8 @@ class _Request:
         self._llm = llm
         self._text = text if raw else None
         self._safe_prompt = safe_prompt
+        # The command loads one adapter at most.
+        self._adapter = next(iter(llm.requests.adapters), None)
         self._messages = [{"role": "user", "content": text}]
         if system is not None:
             self._messages.insert(0, {"role": "system", "content": system})
@@ -110,15 +115,18 @@ class _Request:
     def stream(self, params: "SamplingParams") -> "Iterator[CompletionChunk]":
         """Yield the answer piece by piece."""
         if self._text is not None:
-            return self._llm.stream(self._text, params)
-        return self._llm.stream_chat(self._messages, params, safe_prompt=self._safe_prompt)
+            return self._llm.stream(self._text, params, adapter=self._adapter)
+        return self._llm.stream_chat(
+            self._messages, params, safe_prompt=self._safe_prompt, adapter=self._adapter
+        )
 
     def complete(self, params: "SamplingParams") -> "Sequence[Completion]":
         """Return ``params.n`` answers; answer i uses seed + i."""
         if self._text is not None:
-            return self._llm.generate(self._text, params)
-        requests = self._llm.requests
-        request = requests.chat(self._messages, params, safe_prompt=self._safe_prompt)
+            return self._llm.generate(self._text, params, adapter=self._adapter)
+        request = self._llm.requests.chat(
+            self._messages, params, safe_prompt=self._safe_prompt, adapter=self._adapter
+        )
         return self._llm.answer([request])
 
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "convert": "Write a checkpoint in another layout, another precision or a low-bit format.",
     "train": "Train a model as a recipe says.",
     "adapter": "Look at a LoRA adapter, or merge it into its model.",
+    "eval": "Measure what a model can do, on held-out cases.",
     "bench": "Measure speed and memory, beside what the machine can do.",
 }
 """Name -> first line of the help. The code of each is in the module of that name."""

@@ -11,8 +11,9 @@ its source. A command writes one parameter per group, and ``grouped_options`` un
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -72,6 +73,10 @@ QuantizationOption = Annotated[
         help=f"{', '.join(RECIPES)}: pack the weights while they are read; without it, as stored.",
     ),
 ]
+AdapterOption = Annotated[
+    str | None,
+    _model_option("--adapter", help="Folder of a LoRA adapter in PEFT's format, for every answer."),
+]
 DeviceOption = Annotated[
     str, _model_option("--device", help="cpu, cuda, or auto: cuda where there is one.")
 ]
@@ -127,6 +132,7 @@ class ModelOptions:
         enable_prefix_cache: bool = True,
         num_speculative_tokens: int = 0,
         count_experts: bool = False,
+        adapters: Mapping[str, str] | None = None,
     ) -> "LLM":
         """Load the model, with a sign of life on standard error while that takes.
 
@@ -136,6 +142,7 @@ class ModelOptions:
             enable_prefix_cache: Whether later prompts find what earlier ones computed.
             num_speculative_tokens: Tokens to guess per step; 0 guesses nothing.
             count_experts: Whether to count the visits of each expert.
+            adapters: Folders of adapters by name.
         """
         name = self.model
         with spinner("starting"):
@@ -162,6 +169,7 @@ class ModelOptions:
                 enable_prefix_cache=enable_prefix_cache,
                 num_speculative_tokens=num_speculative_tokens,
                 count_experts=count_experts,
+                adapters=adapters,
             )
 
 
@@ -206,6 +214,11 @@ class SamplingOptions:
         values["stop"] = tuple(self.stop or ())
         values["logit_bias"] = parse_logit_bias(self.logit_bias or [])
         return SamplingParams(n=n, logprobs=logprobs, **values)
+
+
+def named_adapter(folder: str | None) -> dict[str, str]:
+    """Return the one adapter of a command as ``LLM`` takes it, named like its folder."""
+    return {} if folder is None else {Path(folder).name or folder: folder}
 
 
 def parse_logit_bias(entries: list[str]) -> dict[int, float]:

@@ -26,6 +26,7 @@ app = typer.Typer(add_completion=False)
 _EXAMPLES = """Examples:
   mixtral serve --model nano
   mixtral serve --model /models/8x7b -q int4 --host 0.0.0.0 --api-keys-file keys.toml
+  mixtral serve --model nano --adapter poems=adapters/poems
   MIXTRAL_PORT=8080 mixtral serve --config /etc/mixtral.toml """
 
 _VALUE_NAMES: Mapping[Any, str] = {int: "int", float: "float"}
@@ -106,6 +107,7 @@ def serve(
             enable_prefix_cache=settings.enable_prefix_cache,
             num_speculative_tokens=settings.speculative,
             count_experts=True,
+            adapters=settings.adapters,
         ),
         settings,
         door,

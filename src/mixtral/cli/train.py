@@ -28,6 +28,7 @@ from mixtral.cli.fields import FieldDoc, read_fields
 if TYPE_CHECKING:
     from mixtral.train import StepMetrics, Trainer, TrainRecipe
     from mixtral.train.objectives import Stage
+    from mixtral.train.parallel import ParallelContext
 
 
 _TABLES = {
@@ -111,27 +112,42 @@ def _read(path: Path) -> "TrainRecipe":
 
 
 def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
+    from mixtral.loading import torch_device
+    from mixtral.train.parallel import ParallelContext
+
+    device = torch_device(recipe.device).type
+    with ParallelContext.from_environment(recipe.parallel, device) as context:
+        _run(recipe, stage, context, as_json=as_json)
+
+
+def _run(
+    recipe: "TrainRecipe", stage: "Stage", context: "ParallelContext", *, as_json: bool
+) -> None:
+    """Train, and tell of it in the main process alone."""
     from mixtral.train import Trainer
 
-    with _preparing() as tell:
-        trainer = Trainer(recipe, stage, on_progress=tell)
-    first = trainer.next_step
-    if first:
-        note(f"going on from the checkpoint at step {first} of {trainer.max_steps}.")
+    with _preparing(is_shown=context.is_main) as tell:
+        trainer = Trainer(recipe, stage, on_progress=tell, context=context)
+    if trainer.next_step and context.is_main:
+        note(f"going on from the checkpoint at step {trainer.next_step} of {trainer.max_steps}.")
     begin = time.perf_counter()
     last: StepMetrics | None = None
     try:
         with _display(trainer) as show, _stop_after_step() as stop:
             steps = trainer.run()
             for last in steps:
-                show(last)
-                if stop():
+                if context.is_main:
+                    show(last)
+                if context.any_true(stop()):
                     trainer.save()
                     steps.close()
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        _explain_resume(trainer)
+        if context.is_main:
+            _explain_resume(trainer)
         raise
+    if not context.is_main:
+        return
     plots = _plot(trainer)
     if as_json:
         print_json(_summary(trainer, last, plots, seconds=time.perf_counter() - begin))
@@ -141,10 +157,10 @@ def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
 
 
 @contextmanager
-def _preparing() -> Iterator[Callable[[str, int, int], None]]:
+def _preparing(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Give a function that shows how far a preparation is, in a terminal."""
     console = stderr_console()
-    if not console.is_terminal:
+    if not (is_shown and console.is_terminal):
         yield lambda what, done, total: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -184,7 +200,7 @@ def _stop_after_step() -> "Iterator[Callable[[], bool]]":
 def _display(trainer: "Trainer") -> "Iterator[Callable[[StepMetrics], None]]":
     """Give a function that shows a step: a live line in a terminal, else a line now and then."""
     console = stderr_console()
-    if not console.is_terminal:
+    if not (console.is_terminal and trainer.context.is_main):
         yield lambda metrics: _print_step(metrics, trainer)
         return
     columns = (

@@ -8,7 +8,8 @@ first, so that what remains is always a beginning.
 
 What a block holds is named by the pair (name of the block before, its P tokens); the name of a
 block is a number given out once. A dictionary looks the pair up, and so compares the tokens
-themselves: two texts can never be taken for each other.
+themselves: two texts can never be taken for each other. The name before the first block is another
+one for each adapter, because the same tokens have other keys and values there.
 
 Worked example, P = 2: tokens ``5 6 7 8 9`` store (0, (5, 6)) as name 1 and (1, (7, 8)) as name 2;
 a later prompt ``5 6 7 8 1`` finds both and runs only its last token.
@@ -163,9 +164,12 @@ class BlockManager:
         return found
 
     def _root(self, sequence: Sequence) -> int:
-        """Return the name before the first block; without a prefix cache, one per prompt."""
+        """Return the name before the first block, one per adapter; 0 or less, unlike all others.
+
+        Without a prefix cache, one per prompt.
+        """
         if self._keeps_contents:
-            return 0
+            return 0 if sequence.adapter is None else -1 - sequence.adapter
         return -1 - (sequence.leader or sequence).sequence_id
 
     def _take_blank(self) -> int:

@@ -104,6 +104,7 @@ class Engine:
         needs_routing: bool = False,
         priority: int = 0,
         owner: str = "",
+        adapter: int | None = None,
     ) -> int:
         """Queue a sequence and return its number; ``params.n`` is the caller's to unfold.
 
@@ -115,6 +116,7 @@ class Engine:
             needs_routing: Whether to report the experts of each token; its prompt then runs whole.
             priority: Larger runs first, and may take the place of smaller.
             owner: Owners of one priority share the engine evenly.
+            adapter: Place of its adapter among those of the model; None runs the model as it is.
 
         Raises:
             InvalidRequest: The prompt is empty, or a token id is not in the vocabulary.
@@ -133,6 +135,7 @@ class Engine:
             constraint=constraint,
             leader=None if leader_id is None else self._sequences.get(leader_id),
             needs_routing=needs_routing,
+            adapter=adapter,
             lookup=PromptLookup(prompt, num_guesses)
             if num_guesses and not (needs_routing or constraint)
             else None,

@@ -65,4 +65,5 @@ class Runner:
             block_tables=[item.sequence.block_table for item in scheduled],
             slot_mapping=torch.tensor(slots, device=device),
             logit_rows=rows,
+            adapter_ids=[item.sequence.adapter for item in scheduled],
         )

@@ -34,6 +34,8 @@ class Sequence:
     """Sequence of the same prompt that runs it first; this one then shares its blocks."""
     needs_routing: bool = False
     """Whether the experts of each token are wanted; all its tokens are then run for it."""
+    adapter: int | None = None
+    """Place of its adapter among those of the model; None runs the model as it is."""
     lookup: PromptLookup | None = None
     """Guesses the next tokens; None where the engine does not speculate."""
     output_token_ids: list[int] = field(default_factory=list)

@@ -7,9 +7,11 @@ Same signatures and results as ``reference.py``, within rounding. Two ideas:
   Each token's outputs are added in the order of expert ids, whatever else is in the batch.
 * ``attention`` hands each sequence to ``scaled_dot_product_attention``, which picks the flash
   kernel of the CPU or GPU; ``cached_attention`` does so for new tokens over the block KV cache.
+  In float32 on a CPU all sequences go to ``packed_attention.py`` in one call.
 
-Both are differentiable, so training uses them too. Dimension letters as in ``reference.py``, and
-P block size, N blocks, C context tokens of one sequence.
+Where gradients are wanted, ``moe`` is an autograd function with a backward pass of its own
+(``moe_training.py``). Dimension letters as in ``reference.py``, and P block size, N blocks, C
+context tokens of one sequence.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixtral.kernels import reference
+from mixtral.kernels import moe_training, packed_attention, reference
 
 
 def moe(
@@ -42,6 +44,9 @@ def moe(
     Returns:
         [T, D], dtype of ``x``; summed in float32.
     """
+    wants_gradient = any(t.requires_grad for t in (x, routing_weights, *w1, *w2, *w3))
+    if torch.is_grad_enabled() and wants_gradient:
+        return moe_training.moe(x, routing_weights, expert_ids, w1, w2, w3)
     num_experts_per_tok = expert_ids.shape[1]
     order = expert_ids.flatten().argsort(stable=True)  # [T * A], sorted by expert
     token_ids = order.div(num_experts_per_tok, rounding_mode="floor")
@@ -115,6 +120,8 @@ def attention(
     Returns:
         [T, H, K], dtype of ``query``.
     """
+    if packed_attention.fits(query, key, value):
+        return packed_attention.attend(query, key, value, starts, window)
     lengths = [end - begin for begin, end in pairwise(starts)]
     if len(set(lengths)) == 1:  # equal lengths: one call for all sequences
         q, k, v = (t.unflatten(0, (-1, lengths[0])) for t in (query, key, value))

@@ -1,12 +1,11 @@
 """Grouped-query self-attention with rotary positions, with or without a KV cache."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from mixtral.config import ModelConfig
 from mixtral.kernels import grouped
+from mixtral.model.adapted_rows import AdaptedRows, run_linear
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
 
@@ -34,12 +33,18 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         batch: TokenBatch,
         cache: KVCache | None,
+        adapted: AdaptedRows | None = None,
     ) -> Tensor:
         """Return [T, D] for token states [T, D]; writes the new keys and values to ``cache``."""
         heads = (-1, self.config.head_dim)
+        path = f"model.layers.{self.layer}.self_attn"
         query, key, value = (
-            projection(x).unflatten(-1, heads)  # [T, H or G, K]
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            run_linear(projection, x, f"{path}.{name}", adapted).unflatten(-1, heads)
+            for name, projection in (  # [T, H or G, K]
+                ("q_proj", self.q_proj),
+                ("k_proj", self.k_proj),
+                ("v_proj", self.v_proj),
+            )
         )
         query = grouped.apply_rotary(query, *rotary)
         key = grouped.apply_rotary(key, *rotary)
@@ -51,7 +56,7 @@ class Attention(nn.Module):
                 raise ValueError("slot_mapping is None; a pass with a KV cache needs it.")
             cache.write(self.layer, key, value, batch.slot_mapping)
             out = self._attend_cache(query, batch, cache)
-        return cast(Tensor, self.o_proj(out.flatten(-2)))
+        return run_linear(self.o_proj, out.flatten(-2), f"{path}.o_proj", adapted)
 
     def _attend_cache(self, query: Tensor, batch: TokenBatch, cache: KVCache) -> Tensor:
         window = self.config.sliding_window

@@ -33,6 +33,8 @@ class TokenBatch:
     """Where each new token goes: block id * block size + offset, [T], int64."""
     logit_rows: Sequence[int] | None = None
     """Tokens whose logits are wanted, R indices below T; None: the last of each sequence."""
+    adapter_ids: Sequence[int | None] = ()
+    """Adapter of each sequence among those of the model, S values; empty: none has one."""
 
     @property
     def wanted_rows(self) -> list[int]:
@@ -43,9 +45,18 @@ class TokenBatch:
 
     @classmethod
     def from_sequences(
-        cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+        cls,
+        sequences: Sequence[Sequence[int]],
+        device: torch.device | str = "cpu",
+        *,
+        adapter_ids: Sequence[int | None] = (),
     ) -> Self:
         """Lay whole sequences flat, for a pass without a cache.
+
+        Args:
+            sequences: Token ids of S sequences.
+            device: Where the tensors go.
+            adapter_ids: Adapter of each sequence; empty: none has one.
 
         Raises:
             ValueError: There is no sequence, or one is empty.
@@ -62,4 +73,5 @@ class TokenBatch:
             input_ids=torch.tensor(flat, dtype=torch.int64, device=device),
             positions=positions.to(device),
             starts=tuple(starts),
+            adapter_ids=tuple(adapter_ids),
         )

@@ -20,6 +20,8 @@ from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
 from mixtral.kernels.cpu.structures import Batch, Layer, Model, Weight
+from mixtral.model.adapted_cpu import CpuAdapters
+from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
 from mixtral.model.cpu_weights import CpuWeights
 from mixtral.model.router_trace import RouterTrace
@@ -103,6 +105,7 @@ class CpuTransformer:
         self._workspace = np.empty(0, dtype=np.uint8)
         self._kv_dtype = kv_dtype
         self._model = self._describe(exact)
+        self._adapters = CpuAdapters(config, [])
 
     @staticmethod
     def can_run(config: ModelConfig) -> bool:
@@ -166,6 +169,16 @@ class CpuTransformer:
         num_bytes = self.cache_bytes(num_blocks=num_blocks, block_size=block_size)
         return CpuKVCache(num_bytes=num_bytes, num_blocks=num_blocks, block_size=block_size)
 
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Keep adapters beside the weights; ``TokenBatch.adapter_ids`` are places in this list.
+
+        Raises:
+            CheckpointError: One does not belong to a model of this geometry; nothing changes then.
+        """
+        for adapter in adapters:
+            adapter.check(self.config)
+        self._adapters = CpuAdapters(self.config, adapters)
+
     def step(self, batch: TokenBatch, cache: CpuKVCache) -> Tensor:
         """Run new tokens of S sequences and return the logits that the batch asks for.
 
@@ -185,13 +198,14 @@ class CpuTransformer:
         trace = self._empty_trace(batch.input_ids.numel())
         return self._run(batch, cache, rows, trace=trace), trace
 
-    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+    def whole_logits(self, token_ids: Sequence[int], adapter: int | None = None) -> Tensor:
         """Return the logits after every token of one sequence, [T, V], float32."""
-        return torch.cat([logits for logits, _ in self._whole(token_ids, needs_trace=False)])
+        pieces = self._whole(token_ids, adapter, needs_trace=False)
+        return torch.cat([logits for logits, _ in pieces])
 
-    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+    def route(self, token_ids: Sequence[int], adapter: int | None = None) -> RouterTrace:
         """Return which experts every token of one sequence visits in each layer."""
-        traces = [trace for _, trace in self._whole(token_ids, needs_trace=True)]
+        traces = [trace for _, trace in self._whole(token_ids, adapter, needs_trace=True)]
         return RouterTrace(
             expert_ids=torch.cat([trace.expert_ids for trace in traces]),
             routing_weights=torch.cat([trace.routing_weights for trace in traces]),
@@ -199,7 +213,7 @@ class CpuTransformer:
         )
 
     def _whole(
-        self, token_ids: Sequence[int], *, needs_trace: bool
+        self, token_ids: Sequence[int], adapter: int | None, *, needs_trace: bool
     ) -> Iterable[tuple[Tensor, RouterTrace]]:
         """Run a sequence in pieces over a cache of its own."""
         blocks = -(-len(token_ids) // _CACHE_TILE)
@@ -212,6 +226,7 @@ class CpuTransformer:
                 starts=(0, len(piece)),
                 context_lens=(begin + len(piece),),
                 block_tables=(range(blocks),),
+                adapter_ids=(adapter,),
             )
             trace = self._empty_trace(len(piece) if needs_trace else 0)
             rows = np.arange(0 if needs_trace else len(piece), dtype=np.int64)
@@ -267,6 +282,11 @@ class CpuTransformer:
             step.router_logits = trace.router_logits.data_ptr()
             step.expert_ids = trace.expert_ids.data_ptr()
             step.routing_weights = trace.routing_weights.data_ptr()
+        adapters = self._adapters.for_step(
+            batch.adapter_ids, tokens=tokens, model=self._model, library=self._library
+        )
+        if adapters is not None:
+            step.adapters = adapters.address
         self._library.run_step(self._model, step)
         return logits
 

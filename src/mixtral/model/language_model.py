@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mixtral.config import ModelConfig
+from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
 from mixtral.model.router_trace import RouterTrace
 
@@ -55,14 +56,21 @@ class LanguageModel(Protocol):
     def new_cache(self, *, num_blocks: int, block_size: int) -> Any:
         """Return an empty ``Cache`` for ``step``."""
 
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Keep adapters beside the weights; ``TokenBatch.adapter_ids`` are places in this list.
+
+        Raises:
+            CheckpointError: One does not belong to a model of this geometry; nothing changes then.
+        """
+
     def step(self, batch: TokenBatch, cache: Any) -> Tensor:
         """Run new tokens of S sequences; return the logits that the batch asks for, [R, V]."""
 
     def traced_step(self, batch: TokenBatch, cache: Any) -> tuple[Tensor, RouterTrace]:
         """Run a step and also return which experts every token visits in each layer."""
 
-    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+    def whole_logits(self, token_ids: Sequence[int], adapter: int | None = None) -> Tensor:
         """Return the logits after every token of one sequence, [T, V], float32."""
 
-    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+    def route(self, token_ids: Sequence[int], adapter: int | None = None) -> RouterTrace:
         """Return which experts every token of one sequence visits in each layer."""

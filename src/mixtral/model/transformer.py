@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError
 from mixtral.kernels import grouped, reference
+from mixtral.model.adapted_rows import AdaptedRows, on_device, run_moe
+from mixtral.model.adapter import Adapter
 from mixtral.model.attention import Attention
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
@@ -41,6 +43,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.moe_path = f"model.layers.{layer}.block_sparse_moe"
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -53,13 +56,14 @@ class DecoderLayer(nn.Module):
         batch: TokenBatch,
         cache: KVCache | None,
         recorder: RouterRecorder | None,
+        adapted: AdaptedRows | None = None,
     ) -> Tensor:
         """Return the new states, [T, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, cache)
-        return cast(
-            Tensor,
-            x + self.block_sparse_moe(self.post_attention_layernorm(x), recorder),
-        )
+        x = x + self.self_attn(self.input_layernorm(x), rotary, batch, cache, adapted)
+        normed = self.post_attention_layernorm(x)
+        if adapted is not None:
+            return x + run_moe(self.block_sparse_moe, normed, self.moe_path, adapted, recorder)
+        return cast(Tensor, x + self.block_sparse_moe(normed, recorder))
 
 
 class Decoder(nn.Module):
@@ -87,6 +91,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
+        self._adapters: list[Adapter] = []
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -144,7 +149,7 @@ class Transformer(nn.Module):
         """Run the tokens through all layers.
 
         Args:
-            batch: T tokens of one or more sequences.
+            batch: T tokens of one or more sequences, with their adapters if they have any.
             cache: Past keys and values; the new ones are added. None: the batch is all there is.
             recorder: Notes what the routers decide.
 
@@ -154,8 +159,9 @@ class Transformer(nn.Module):
         config = self.config
         x = self.model.embed_tokens(batch.input_ids)  # [T, D]
         rotary = reference.rotary_tables(batch.positions, config.head_dim, config.rope_theta)
+        adapted = AdaptedRows.of_batch(self._adapters, batch)
         for layer in self.model.layers:
-            x = layer(x, rotary, batch, cache, recorder)
+            x = layer(x, rotary, batch, cache, recorder, adapted)
         return cast(Tensor, self.model.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -202,6 +208,16 @@ class Transformer(nn.Module):
             device=self.device,
         )
 
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Keep adapters beside the weights; ``TokenBatch.adapter_ids`` are places in this list.
+
+        Raises:
+            CheckpointError: One does not belong to a model of this geometry; nothing changes then.
+        """
+        for adapter in adapters:
+            adapter.check(self.config)
+        self._adapters = [on_device(adapter, self.device) for adapter in adapters]
+
     @torch.inference_mode()
     def step(self, batch: TokenBatch, cache: KVCache) -> Tensor:
         """Run new tokens of S sequences and return the logits that the batch asks for.
@@ -228,16 +244,19 @@ class Transformer(nn.Module):
         return self.logits(hidden.index_select(0, rows))
 
     @torch.inference_mode()
-    def whole_logits(self, token_ids: Sequence[int]) -> Tensor:
+    def whole_logits(self, token_ids: Sequence[int], adapter: int | None = None) -> Tensor:
         """Return the logits after every token of one sequence, [T, V], float32."""
-        return self.logits(self(TokenBatch.from_sequences([token_ids], self.device)))
+        return self.logits(self(self._whole_batch(token_ids, adapter)))
 
     @torch.inference_mode()
-    def route(self, token_ids: Sequence[int]) -> RouterTrace:
+    def route(self, token_ids: Sequence[int], adapter: int | None = None) -> RouterTrace:
         """Return which experts every token of one sequence visits in each layer."""
         recorder = RouterRecorder()
-        self(TokenBatch.from_sequences([token_ids], self.device), recorder=recorder)
+        self(self._whole_batch(token_ids, adapter), recorder=recorder)
         return recorder.trace()
+
+    def _whole_batch(self, token_ids: Sequence[int], adapter: int | None) -> TokenBatch:
+        return TokenBatch.from_sequences([token_ids], self.device, adapter_ids=(adapter,))
 
     def stack_experts(self) -> None:
         """Lay the experts of each layer together, for one grouped matmul on a GPU."""

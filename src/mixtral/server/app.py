@@ -60,7 +60,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_error)
     app.openapi = _cached(  # type: ignore[method-assign]
-        lambda: document(app, chat_names=service.chat_names, embedder_names=service.embedder_names)
+        lambda: document(
+            app, chat_names=service.generating_names, embedder_names=service.embedder_names
+        )
     )
     service.metrics.watch_engine(service.llm.stats)
     return app

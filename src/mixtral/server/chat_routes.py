@@ -30,9 +30,9 @@ def chat_router(service: Service) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         fields = await read_body(request, ChatCompletionRequest, service.settings)
-        service.check_chat_model(fields.model)
+        adapter = service.find_adapter(fields.model)
         caller = Caller.of(request.scope, fields.priority)
-        built, max_tokens = await asyncio.to_thread(_build, service, fields, caller)
+        built, max_tokens = await asyncio.to_thread(_build, service, fields, caller, adapter)
         return await respond(
             request,
             Generation(
@@ -56,7 +56,7 @@ def chat_router(service: Service) -> APIRouter:
 
 
 def _build(
-    service: Service, fields: ChatCompletionRequest, caller: Caller
+    service: Service, fields: ChatCompletionRequest, caller: Caller, adapter: str | None
 ) -> tuple[EngineRequest, int | None]:
     """Check, convert and tokenise; runs in a thread, because a large grammar takes its time."""
     max_tokens = merged(
@@ -82,5 +82,6 @@ def _build(
         needs_routing=bool(fields.routing),
         priority=caller.priority,
         owner=caller.owner,
+        adapter=adapter,
     )
     return built, max_tokens

@@ -34,9 +34,9 @@ def completion_router(service: Service) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         fields = await read_body(request, CompletionRequest, service.settings)
-        service.check_chat_model(fields.model)
+        adapter = service.find_adapter(fields.model)
         caller = Caller.of(request.scope, fields.priority)
-        built = await asyncio.to_thread(_build, service, fields, caller)
+        built = await asyncio.to_thread(_build, service, fields, caller, adapter)
         n = built[0].params.n
         return await respond(
             request,
@@ -62,7 +62,9 @@ def completion_router(service: Service) -> APIRouter:
     return router
 
 
-def _build(service: Service, fields: CompletionRequest, caller: Caller) -> list[EngineRequest]:
+def _build(
+    service: Service, fields: CompletionRequest, caller: Caller, adapter: str | None
+) -> list[EngineRequest]:
     params = to_sampling_params(
         fields,
         max_tokens=DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens,
@@ -82,6 +84,7 @@ def _build(service: Service, fields: CompletionRequest, caller: Caller) -> list[
             needs_routing=bool(fields.routing),
             priority=caller.priority,
             owner=caller.owner,
+            adapter=adapter,
         )
         for prompt in prompts
     ]

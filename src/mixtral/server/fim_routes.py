@@ -29,9 +29,9 @@ def fim_router(service: Service) -> APIRouter:
     )
     async def fim_completions(request: Request) -> Response:
         fields = await read_body(request, FIMCompletionRequest, service.settings)
-        service.check_chat_model(fields.model)
+        adapter = service.find_adapter(fields.model)
         caller = Caller.of(request.scope, fields.priority)
-        built = await asyncio.to_thread(_build, service, fields, caller)
+        built = await asyncio.to_thread(_build, service, fields, caller, adapter)
         is_stream = bool(fields.stream)
         return await respond(
             request,
@@ -51,11 +51,14 @@ def fim_router(service: Service) -> APIRouter:
     return router
 
 
-def _build(service: Service, fields: FIMCompletionRequest, caller: Caller) -> EngineRequest:
+def _build(
+    service: Service, fields: FIMCompletionRequest, caller: Caller, adapter: str | None
+) -> EngineRequest:
     return service.llm.requests.fim(
         fields.prompt,
         fields.suffix,
         to_sampling_params(fields, max_tokens=fields.max_tokens, logprobs=None),
         priority=caller.priority,
         owner=caller.owner,
+        adapter=adapter,
     )

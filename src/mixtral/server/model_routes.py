@@ -1,6 +1,7 @@
 """``/v1/models``: a card for each name, in Mistral's shape with OpenAI's keys."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -92,6 +93,7 @@ async def _cards(service: Service) -> list[dict[str, Any]]:
         "default_model_temperature": SamplingParams().temperature,
     }
     cards = _cards_of(service, service.chat_names, chat)
+    cards += _adapter_cards(service, chat)
     if service.embedder is not None:
         embedding: dict[str, Any] = {
             "capabilities": _capabilities(set()),
@@ -117,10 +119,26 @@ def _cards_of(
             "aliases": [other for other in names if other != name],
             "deprecation": None,
             "type": "base",
+            "root": names[0],
+            "parent": None,
             "permission": [],
             **shared,
         }
         for name in names
+    ]
+
+
+def _adapter_cards(service: Service, shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a card per adapter: vLLM's root and parent, and what Mistral's kind of card needs."""
+    own = {"type": "fine-tuned", "job": "", "archived": False, "parent": service.model_name}
+    return [
+        {
+            **_cards_of(service, [name], shared)[0],
+            **own,
+            "root": Path(folder).name,
+            "description": f"Adapter {name} of language model {service.model_name}.",
+        }
+        for name, folder in service.adapters.items()
     ]
 
 

@@ -53,12 +53,13 @@ def serve(
             are answered.
 
     Raises:
-        ConfigError: An alias or the embedding model does not fit.
+        ConfigError: An alias, an adapter's name or the embedding model does not fit.
         EngineDead: The engine failed while serving.
         Error: The model could not be loaded.
     """
     name = settings.served_model_name or api_name(model)
     aliases = settings.aliases_for(name)
+    settings.check_adapter_names(name)
     metrics = Metrics()
     llm = AsyncLLM(load(), max_waiting=settings.max_waiting, on_step=metrics.observe_step)
     service = Service(
@@ -69,6 +70,7 @@ def serve(
         settings=settings,
         keys=door.keys,
         created=int(time.time()),
+        adapters=settings.adapters,
         metrics=metrics,
     )
 

@@ -219,8 +219,16 @@ class ModelCard(AnswerFields):
     """The temperature without a request's own."""
     deprecation: None
     """Always null."""
-    type: Literal["base"]
-    """Mistral's kind of card."""
+    type: Literal["base", "fine-tuned"]
+    """Mistral's kind of card; an adapter is fine-tuned."""
+    root: str
+    """What answers: the model's own name, or the folder of the adapter."""
+    parent: str | None
+    """Name of the model that an adapter belongs to; null for a model."""
+    job: str | None = None
+    """Empty for an adapter, which no job of this server made; absent for a model."""
+    archived: bool | None = None
+    """False for an adapter; absent for a model."""
     permission: list[str]
     """Always empty; old clients look for it."""
 

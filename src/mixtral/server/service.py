@@ -47,13 +47,20 @@ class Service:
     """Who may come in."""
     created: int
     """When the server started, Unix seconds; the age of its models."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names of adapters, in the order in which the model has them, each with its folder."""
     metrics: Metrics = field(default_factory=Metrics)
     """Counters; its ``observe_step`` is the ``on_step`` that the AsyncLLM is made with."""
 
     @property
     def chat_names(self) -> list[str]:
-        """Names that the language model answers to, its own first."""
+        """Names that the language model answers to as it is, its own first."""
         return [self.model_name, *(name for name in self.aliases if name != self.model_name)]
+
+    @property
+    def generating_names(self) -> list[str]:
+        """Names under which text is made: the language model's, and those of its adapters."""
+        return [*self.chat_names, *self.adapters]
 
     @property
     def embedder_names(self) -> list[str]:
@@ -65,13 +72,22 @@ class Service:
         return [PurePath(own).name if is_folder else own, *EMBEDDER_ALIASES]
 
     def check_chat_model(self, name: str) -> None:
-        """Refuse a name that the language model does not answer to.
+        """Refuse a name that neither the language model nor an adapter answers to.
 
         Raises:
             ApiError: 400 with Mistral's type and code, and the names there are.
         """
-        if name not in self.chat_names:
-            raise unknown_model(name, self.chat_names)
+        if name not in self.generating_names:
+            raise unknown_model(name, self.generating_names)
+
+    def find_adapter(self, name: str) -> str | None:
+        """Return the adapter that a name of a model stands for; None: the model as it is.
+
+        Raises:
+            ApiError: 400: nothing answers to the name.
+        """
+        self.check_chat_model(name)
+        return name if name in self.adapters else None
 
 
 def unknown_model(name: str, known: list[str], *, status: int = 400) -> ApiError:

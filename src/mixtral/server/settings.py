@@ -59,6 +59,8 @@ class ServerSettings:
     """Name of the model in the API; without it, the last part of what --model says."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """More names of the model, as NAME=SERVED_NAME; may be given several times."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """LoRA adapter served under a name of its own, as NAME=FOLDER; may be given several times."""
     default_aliases: bool = True
     """Answer to the model names of Mistral's guides, such as mistral-small."""
     embedding_model: str | None = None
@@ -137,6 +139,23 @@ class ServerSettings:
         names = (*(DEFAULT_ALIASES if self.default_aliases else ()), *self.aliases)
         return {name: model_name for name in names if name != model_name}
 
+    def check_adapter_names(self, model_name: str) -> None:
+        """Refuse an adapter whose name the model itself answers to.
+
+        Args:
+            model_name: Name of the model in the API.
+
+        Raises:
+            ConfigError: Says which, and how to free the name.
+        """
+        for name, folder in self.adapters.items():
+            if name == model_name or name in self.aliases_for(model_name):
+                raise ConfigError(
+                    f"adapters has {name}={folder}, but {name} is a name of the model "
+                    "itself; choose another name, or change --served-model-name, --alias or "
+                    "--no-default-aliases."
+                )
+
 
 SETTING_TYPES: Mapping[str, Any] = types.MappingProxyType(get_type_hints(ServerSettings))
 """Name of every setting -> its type, without a value of its own."""
@@ -184,6 +203,8 @@ def check_setting(name: str, value: Any) -> Any:
         _check_origins(value)
     if name == "aliases":
         _check_model_names(name, [*value, *value.values()])
+    if name == "adapters":
+        _check_model_names(name, [*value])
     if name == "served_model_name" and value is not None:
         _check_model_names(name, [value])
     return value

@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 ENV_PREFIX = "MIXTRAL_"
 """Beginning of every environment variable of ours."""
 
-_FLAGS = {"aliases": "--alias", "cors_origins": "--cors-origin"}
+_FLAGS = {"adapters": "--adapter", "aliases": "--alias", "cors_origins": "--cors-origin"}
+_PAIRS = {
+    "aliases": "NAME=SERVED_NAME, such as mistral-small=nano",
+    "adapters": "NAME=FOLDER, such as json=adapters/json",
+}
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -153,15 +157,16 @@ def _texts(value: str | Sequence[str]) -> list[str]:
 
 
 def _pairs(name: str, texts: list[str], where: str) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         key, sign, target = text.partition("=")
         if not (key and sign and target):
+            raise ConfigError(f"{where}: {name} is {text!r}; it must be {_PAIRS[name]}.")
+        if pairs.setdefault(key, target) != target:
             raise ConfigError(
-                f"{where}: {name} is {text!r}; it must be NAME=SERVED_NAME, such as "
-                "mistral-small=nano."
+                f"{where}: {name} has {key}={pairs[key]} and {key}={target}; give one of them, or "
+                "another name."
             )
-        pairs[key] = target
     return pairs
 
 

@@ -2,8 +2,11 @@
 
 A stream is a file of uint16 token ids (NumPy's ``.npy``, memory-mapped) in which each document
 begins with the token <s>, and for fine-tuning a file of the same length with a 1 for each token
-that the loss counts. Step i reads tokens i * T to (i + 1) * T: the order of the data depends on
-nothing but the file, so a resumed run reads what the stopped one would have read.
+that the loss counts. Steps follow the file: each takes as many whole documents as fit into
+``tokens_per_step``; only a document that is longer than a step is cut. So the order of the data
+depends on nothing but the file, and a resumed run reads what the stopped one would have read.
+
+    documents of 3, 4, 6 and 12 tokens, steps of at most 8 -> [3 4] [6] [8] [4]
 
 Documents do not see each other: every <s> begins a sequence of its own, and a document longer
 than ``max_seq_len`` is cut. A step is split into micro-batches at the ends of sequences:
@@ -62,7 +65,7 @@ class TokenStream:
 
     Args:
         path: ``.npy`` file of uint16 ids.
-        tokens_per_step: T, tokens of an optimizer step over all ranks.
+        tokens_per_step: Most tokens of an optimizer step over all ranks.
         max_seq_len: Longest sequence that attention sees, or what it is at a step.
         micro_batch_tokens: Most tokens of a micro-batch; None makes a step one micro-batch.
         mask_path: ``.npy`` file of uint8, 1 where the loss counts; None counts all.
@@ -103,28 +106,27 @@ class TokenStream:
                 f"{path} has the token {int(self._tokens.max())}; the model knows 0 to "
                 f"{vocab_size - 1}. Prepare the data with the model's tokenizer."
             )
-        self.tokens_per_step = tokens_per_step
+        self._bounds = _cut_into_steps(self._tokens, tokens_per_step)
         self._max_seq_len = max_seq_len
         self._micro_batch_tokens = micro_batch_tokens or tokens_per_step
         self._rank, self._world_size = rank, world_size
 
     @property
     def num_steps(self) -> int:
-        """Whole steps in one pass over the file."""
-        return (len(self._tokens) - 1) // self.tokens_per_step
+        """Steps in one pass over the file."""
+        return len(self._bounds) - 1
 
     def step(self, index: int) -> Sequence[TrainBatch]:
         """Return the micro-batches of a step; past the end the file begins anew.
 
         A rank takes every ``world_size``-th of them; the rest belongs to the others.
         """
-        begin = index % self.num_steps * self.tokens_per_step
-        piece = self._tokens[begin : begin + self.tokens_per_step + 1].astype(np.int64)
+        begin, end = self._bounds[index % self.num_steps : index % self.num_steps + 2]
+        piece = self._tokens[begin : end + 1].astype(np.int64)
         targets = piece[1:].copy()
         targets[targets == BOS_ID] = -1
         if self._mask is not None:
-            counts = self._mask[begin + 1 : begin + self.tokens_per_step + 1]
-            targets[counts == 0] = -1
+            targets[self._mask[begin + 1 : end + 1] == 0] = -1
         limit = (
             self._max_seq_len if isinstance(self._max_seq_len, int) else self._max_seq_len(index)
         )
@@ -132,6 +134,21 @@ class TokenStream:
         groups = _group(starts, self._micro_batch_tokens, self._world_size)
         mine = groups[self._rank :: self._world_size]
         return [_train_batch(piece[:-1], targets, group) for group in mine]
+
+
+def _cut_into_steps(tokens: "np.ndarray[Any, np.dtype[Any]]", most: int) -> list[int]:
+    """Return where steps begin, and where the last one ends; the last token is only a target."""
+    total = len(tokens) - 1
+    starts = np.flatnonzero(tokens[:-1] == BOS_ID)
+    bounds = [0]
+    while bounds[-1] < total:
+        end = bounds[-1] + most
+        if end < total:
+            before = int(np.searchsorted(starts, end, side="right")) - 1
+            if before >= 0 and starts[before] > bounds[-1]:
+                end = int(starts[before])
+        bounds.append(min(end, total))
+    return bounds
 
 
 def _train_batch(

@@ -50,7 +50,8 @@ class LocalExperts(nn.ModuleDict):
             w1, w2, w3 = (
                 [getattr(expert, name).weight for expert in experts] for name in ("w1", "w2", "w3")
             )
-            return grouped.moe(rows, weights, places[:, None], w1, w2, w3)
+            # A copy: FSDP hangs its hooks on the result, and a view could lose them.
+            return grouped.moe(rows, weights, places[:, None], w1, w2, w3).clone()
         order = places.argsort(stable=True)
         counts = torch.bincount(places, minlength=len(experts)).tolist()
         pieces = rows.index_select(0, order).split(counts)

@@ -1,19 +1,24 @@
 """Writes what a run has made: a model folder that loads like any other, or an adapter."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mixtral.checkpoint import write_checkpoint
 from mixtral.checkpoint.peft import write_adapter
 from mixtral.checkpoint.staging import copy_tokenizer
-from mixtral.model.lora import lora_adapter
+from mixtral.model.adapter import Adapter
 from mixtral.train.first_model import FirstModel
+from mixtral.train.parallel import ParallelContext
+from mixtral.train.shards import whole_adapter
 
 
-def write_result(folder: Path, first: FirstModel) -> None:
+def write_result(
+    folder: Path, first: FirstModel, context: ParallelContext, adapter: Adapter | None
+) -> None:
     """Write a model, or the adapter that was trained on it; an older one is replaced.
 
     Args:
@@ -23,34 +28,38 @@ def write_result(folder: Path, first: FirstModel) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    _replace_folder(folder, _write_adapter if first.is_adapted else _write_model, first)
+    trained = context.whole_tensors(first.model, trained_only=adapter is not None)
+    if not context.is_main:
+        for _ in trained:  # a part of each is here, and the main process needs it
+            pass
+        return
+
+    def write(new: Path) -> None:
+        if adapter is None:
+            _write_model(new, first, trained)
+        else:
+            write_adapter(new, whole_adapter(dict(trained), adapter), first.model.config)
+
+    _replace_folder(folder, write)
 
 
-def _write_model(folder: Path, first: FirstModel) -> None:
-    model = first.model
+def _write_model(folder: Path, first: FirstModel, tensors: Iterable[tuple[str, Tensor]]) -> None:
     write_checkpoint(
         folder,
-        model.config.replace(dtype="bfloat16"),
-        ((name, p.detach().to(torch.bfloat16)) for name, p in model.named_parameters()),
+        first.model.config.replace(dtype="bfloat16"),
+        ((name, tensor.to(torch.bfloat16)) for name, tensor in tensors),
         layout="hf",
     )
     if first.source.folder is not None:
         copy_tokenizer(first.source.folder, folder)
 
 
-def _write_adapter(folder: Path, first: FirstModel) -> None:
-    adapter = lora_adapter(first.model, base_model=first.source.name)
-    write_adapter(folder, adapter, first.model.config)
-
-
-def _replace_folder(
-    folder: Path, write: Callable[[Path, FirstModel], None], first: FirstModel
-) -> None:
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a folder beside an older one, then put it in its place."""
     new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write(new, first)
+    write(new)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

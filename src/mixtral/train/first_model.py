@@ -19,6 +19,7 @@ from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.loading import find_or_download, refuse_if_too_large, torch_device
 from mixtral.model import Transformer, init_weights
+from mixtral.model.copy_init import init_copying
 from mixtral.model.lora import add_adapter, add_lora
 from mixtral.model.low_bit_transformer import low_bit_transformer
 from mixtral.model_source import ModelSource, find_model
@@ -39,8 +40,13 @@ class FirstModel:
     """Whether only an adapter learns."""
 
 
-def make_model(recipe: TrainRecipe) -> FirstModel:
+def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
     """Make or load the model that a recipe starts from.
+
+    Args:
+        recipe: Model, adapter and precision.
+        is_split: Whether several processes will share it; then it stays on the CPU until each
+            takes its part.
 
     Raises:
         ConfigError: The recipe names no such model, or asks of it what it cannot do.
@@ -49,10 +55,12 @@ def make_model(recipe: TrainRecipe) -> FirstModel:
     """
     device = torch_device(recipe.device)
     dtype = compute_dtype(recipe.dtype, device)
+    if is_split:
+        device = torch.device("cpu")
     is_adapted = recipe.lora is not None or bool(recipe.init_adapter)
     if not recipe.init_from:
         source = find_model(f"random:{recipe.model}")
-        model = _random_model(source.config, recipe.seed).to(device=device, dtype=dtype)
+        model = _random_model(source.config, recipe).to(device=device, dtype=dtype)
     else:
         source = find_or_download(recipe.init_from)
         model = _load(source, recipe, device=device, dtype=dtype, is_frozen=is_adapted)
@@ -65,10 +73,12 @@ def make_model(recipe: TrainRecipe) -> FirstModel:
     return FirstModel(model=model, source=source, is_adapted=is_adapted)
 
 
-def _random_model(config: ModelConfig, seed: int) -> Transformer:
+def _random_model(config: ModelConfig, recipe: TrainRecipe) -> Transformer:
     refuse_if_too_large(config, "float32", torch.device("cpu"))
     model = Transformer(config)
-    init_weights(model, seed)
+    init_weights(model, recipe.seed)
+    if recipe.init == "copy":
+        init_copying(model, recipe.seed)
     return model
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixtral.kernels.cpu.training import load_training_kernels
+from mixtral.kernels.cpu_training import fits_kernels, load_training_kernels
 
 # 64 rows of 32768 float32 logits are 8 MB: they stay in the processor's last-level cache.
 _ROWS_AT_ONCE = 64
@@ -66,7 +66,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=wide) if needs[1] else None
         loss = hidden.new_zeros((), dtype=wide)
         if len(rows):
-            run = _in_one_call if _fits_kernel(hidden) else _in_chunks
+            is_fit = fits_kernels(hidden, weight) and load_training_kernels() is not None
+            run = _in_one_call if is_fit else _in_chunks
             wanted = targets if is_whole else targets.index_select(0, rows)
             loss = run(states, weight, wanted, states_grad, weight_grad)
         if states_grad is not None and not is_whole:
@@ -90,11 +91,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _fits_kernel(hidden: Tensor) -> bool:
-    is_float32_on_cpu = hidden.dtype == torch.float32 and hidden.device.type == "cpu"
-    return is_float32_on_cpu and load_training_kernels() is not None
 
 
 def _in_one_call(

@@ -24,6 +24,7 @@ from mixtral.train.example_set import ExampleSet
 from mixtral.train.first_model import FirstModel
 from mixtral.train.objective import NextToken, Objective
 from mixtral.train.packing import PackedExamples
+from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
 from mixtral.train.record_files import RecordReader
 from mixtral.train.records import (
@@ -43,23 +44,34 @@ logger = logging.getLogger(__name__)
 
 
 def make_objective(
-    recipe: TrainRecipe, stage: Stage, first: FirstModel, on_progress: Progress | None = None
+    recipe: TrainRecipe,
+    stage: Stage,
+    first: FirstModel,
+    context: ParallelContext,
+    on_progress: Progress | None = None,
 ) -> Objective:
     """Open the data of a recipe and return what a stage learns from it.
+
+    Every process opens all of it and plans whole steps; ``context`` says how many they are, and so
+    into how many micro-batches a step has to fall at least.
 
     Raises:
         ConfigError: A file is missing, wrong, or does not go with the stage.
         TokenizerError: Records are to be read and the model has no tokenizer.
     """
+    micro = recipe.micro_batch_tokens or recipe.tokens_per_step // context.world_size
     if recipe.train_tokens:
-        return _token_objective(recipe, stage, first.model.config)
+        return _token_objective(recipe, stage, first.model.config, micro)
     tokenizer = find_tokenizer(first.source)
     if stage == "dpo":
-        return _preference_objective(recipe, first, tokenizer, on_progress)
-    return _example_objective(recipe, stage, first.model.config, tokenizer)
+        with context.main_first():  # one process scores the pairs, the others read its file
+            return _preference_objective(recipe, first, tokenizer, micro, on_progress)
+    return _example_objective(recipe, stage, first.model.config, tokenizer, micro)
 
 
-def _token_objective(recipe: TrainRecipe, stage: Stage, config: ModelConfig) -> Objective:
+def _token_objective(
+    recipe: TrainRecipe, stage: Stage, config: ModelConfig, micro: int
+) -> Objective:
     if stage == "dpo":
         raise ConfigError("train_tokens is given; dpo learns from pairs, so name train_records.")
     if stage == "sft" and not recipe.train_mask:
@@ -73,7 +85,7 @@ def _token_objective(recipe: TrainRecipe, stage: Stage, config: ModelConfig) -> 
             Path(tokens),
             tokens_per_step=recipe.tokens_per_step,
             max_seq_len=max_seq_len,
-            micro_batch_tokens=recipe.micro_batch_tokens,
+            micro_batch_tokens=micro,
             vocab_size=config.vocab_size,
             mask_path=Path(mask) if mask else None,
         )
@@ -88,7 +100,7 @@ def _token_objective(recipe: TrainRecipe, stage: Stage, config: ModelConfig) -> 
 
 
 def _example_objective(
-    recipe: TrainRecipe, stage: Stage, config: ModelConfig, tokenizer: Tokenizer
+    recipe: TrainRecipe, stage: Stage, config: ModelConfig, tokenizer: Tokenizer, micro: int
 ) -> Objective:
     def read(name: str) -> ExampleSet:
         return read_examples(Path(name), recipe, stage, tokenizer, vocab_size=config.vocab_size)
@@ -98,7 +110,6 @@ def _example_objective(
         valid = read(recipe.valid_records)
     elif recipe.valid_fraction:
         train, valid = train.split(recipe.valid_fraction, seed=recipe.seed)
-    micro = recipe.micro_batch_tokens or recipe.tokens_per_step
 
     def pack(examples: ExampleSet, tokens_per_step: int) -> PackedExamples:
         return PackedExamples(
@@ -149,11 +160,16 @@ def _collect(
 
 
 def _preference_objective(
-    recipe: TrainRecipe, first: FirstModel, tokenizer: Tokenizer, on_progress: Progress | None
+    recipe: TrainRecipe,
+    first: FirstModel,
+    tokenizer: Tokenizer,
+    micro: int,
+    on_progress: Progress | None,
 ) -> Objective:
     train, valid = _read_pairs(recipe, tokenizer, first.model.config.vocab_size)
-    micro = recipe.micro_batch_tokens or recipe.tokens_per_step
-    scorer = reference_of(recipe, first, [train, valid], on_progress)
+    scorer = reference_of(
+        recipe, first, [train, valid], micro_batch_tokens=micro, on_progress=on_progress
+    )
     return PreferenceObjective(
         train,
         valid,

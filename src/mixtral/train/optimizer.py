@@ -5,12 +5,17 @@ so the optimizer owns float32 copies, steps those, and writes them back rounded.
 is its own master: nothing is copied and nothing is kept twice.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
+from mixtral.train.shards import local_shard
+
+if TYPE_CHECKING:
+    from mixtral.train.sharded_state import ShardedState
 
 
 class MasterAdamW:
@@ -20,11 +25,16 @@ class MasterAdamW:
         model: The model; its parameters may have any float dtype, and keep their memory from now
             on where they are float32.
         recipe: Betas, decay and clipping.
+        context: This process among the others, of a split model; None where it is the only one.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainRecipe) -> None:
+    def __init__(
+        self, model: nn.Module, recipe: TrainRecipe, context: ParallelContext | None = None
+    ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in named]
         self._params: list[torch.Tensor] = [p for _, p in named]
+        self._context = context or ParallelContext(torch.device("cpu"))
         self._masters = [_master(p) for p in self._params]
         self._copies = [  # (parameter, master) where they are two
             (p, m) for p, m in zip(self._params, self._masters, strict=True) if p.dtype != m.dtype
@@ -49,16 +59,29 @@ class MasterAdamW:
         """Apply the gradients of the model, clear them, and return their norm before clipping."""
         for master, param in zip(self._masters, self._params, strict=True):
             # An expert that no token visited has no gradient; for AdamW that is a zero.
-            master.grad = torch.zeros_like(master) if param.grad is None else param.grad.float()
+            grad = None if param.grad is None else local_shard(param.grad)
             param.grad = None
-        norm = torch.nn.utils.clip_grad_norm_(self._masters, self._grad_clip)
+            master.grad = torch.zeros_like(master) if grad is None else grad.float()
+        norm = self._context.clip_gradients(self._masters, self._grad_clip)
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
         self._write_back()
         for master in self._masters:
             master.grad = None
-        return float(norm)
+        return norm
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return masters and moments by name, as shards of the whole, for ``ShardedState``."""
+        from mixtral.train.sharded_state import adamw_tensors
+
+        return adamw_tensors(self.names, self._params, self._masters, self._adamw)
+
+    def load_tensors(self, states: "ShardedState") -> dict[str, Any] | None:
+        """Take up the newest sharded state and return its values; None where there is none."""
+        values = states.load(self.tensors())
+        self._write_back()
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later run needs to go on: master weights and AdamW's moments."""
@@ -79,7 +102,7 @@ class MasterAdamW:
 
 
 def _master(parameter: torch.Tensor) -> torch.Tensor:
-    values = parameter.detach()
+    values = local_shard(parameter.detach())
     return values if values.dtype == torch.float32 else values.float()
 
 

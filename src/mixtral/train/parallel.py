@@ -22,10 +22,10 @@ What the training loop does with it, in order::
     with ParallelContext.from_environment(settings) as context:
         context.require_same(identity, "the recipe")
         context.shard(model, dtype)                       # before the optimizer is made
-        micros = objective.step(index)                    # all of them, in every process
+        micros = objective.step(step)                     # all of them, in every process
         total = sum(micro.size for micro in micros)
-        for micro, scale in context.share(micros):        # those of this process
-            (scale * micro.size / total * loss(micro)).backward()
+        for index, scale in context.share(len(micros)):   # those of this process
+            (scale * micros[index].size / total * loss(micros[index])).backward()
         norm = context.clip_gradients(parameters, grad_clip)
         losses = context.sum_values({"loss": ...})        # weighted parts -> means of the step
         for name, tensor in context.whole_tensors(model): # export: all iterate, is_main writes
@@ -37,10 +37,10 @@ saving and loading them is in ``sharded_state.py``.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,8 +49,6 @@ from mixtral.errors import ConfigError
 from mixtral.model import Transformer
 from mixtral.train.parallel_settings import ParallelSettings
 from mixtral.train.shards import local_shard
-
-_Micro = TypeVar("_Micro")
 
 
 class ParallelContext:
@@ -124,28 +122,29 @@ class ParallelContext:
             ConfigError: Another process has a different one; all processes raise it.
         """
 
-    def share(self, micros: Sequence[_Micro]) -> list[tuple[_Micro, float]]:
-        """Return the micro-batches of a step that this process runs.
+    def share(self, num_micros: int) -> list[tuple[int, float]]:
+        """Return which micro-batches of a step this process runs.
 
         Every process gets equally many, because every pass is a collective operation: where they
         do not divide, some run the last micro-batch once more, scaled by 0.
 
         Args:
-            micros: All micro-batches of the step, the same list in every process.
+            num_micros: Micro-batches of the step, all processes together.
 
         Returns:
-            Micro-batches, each with 1, or 0 where it is only run to keep step with the others.
+            Their numbers, from 0, each with 1, or 0 where it is only run to keep step with the
+            others.
 
         Raises:
             ConfigError: There are fewer micro-batches than processes.
         """
-        if len(micros) < self.world_size:
+        if num_micros < self.world_size:
             raise ConfigError(
-                f"a step has {len(micros)} micro-batches for {self.world_size} processes; there "
+                f"a step has {num_micros} micro-batches for {self.world_size} processes; there "
                 "must be at least one for each. Lower micro_batch_tokens, or raise tokens_per_step."
             )
-        padded = [(micro, 1.0) for micro in micros]
-        padded += [(micros[-1], 0.0)] * (-len(micros) % self.world_size)
+        padded = [(index, 1.0) for index in range(num_micros)]
+        padded += [(num_micros - 1, 0.0)] * (-num_micros % self.world_size)
         return padded[self.rank :: self.world_size]
 
     def shard(self, model: Transformer, dtype: torch.dtype) -> None:
@@ -174,7 +173,7 @@ class ParallelContext:
             Norm of the whole gradient before clipping, the same in every process.
         """
         grads = [local_shard(p.grad) for p in parameters if p.grad is not None]
-        square = torch.zeros((), dtype=torch.float32, device=self.device)
+        square = torch.zeros((), device=grads[0].device if grads else self.device)
         if grads:
             square += torch.stack(torch._foreach_norm(grads)).float().square().sum()
         # Every element of the gradient is in exactly one process: also those of split experts.
@@ -194,6 +193,10 @@ class ParallelContext:
         # float64 does not exist on every device, and gloo serves the CPU beside NCCL.
         total = self.sum_tensor(torch.tensor(numbers, dtype=torch.float64))
         return dict(zip(names, total.tolist(), strict=True))
+
+    def any_true(self, value: bool) -> bool:
+        """Return whether it is true in any process; all must ask."""
+        return value if self.world_size == 1 else self.sum_values({"": float(value)})[""] > 0
 
     def whole_tensors(
         self, model: Transformer, *, trained_only: bool = False

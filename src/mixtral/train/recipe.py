@@ -58,6 +58,9 @@ class TrainRecipe:
     init_from: str = ""
     """Model to start from: nano, a checkpoint folder or a hub id; empty starts from random
     weights."""
+    init: Literal["normal", "copy"] = "normal"
+    """First weights where init_from is empty: normal noise, or with heads set to copy from the
+    context, which small models learn late or never (model/copy_init.py)."""
     init_adapter: str = ""
     """Adapter folder (PEFT's format) to go on training on the frozen model."""
     quantization: str = ""
@@ -105,8 +108,8 @@ class TrainRecipe:
     freeze_router: bool = False
     """Leave the routers as they are."""
     starving_load: float = 0.1
-    """Warn of an expert that gets less than this share of an even load, where routers learn; 0 never
-    warns."""
+    """Warn of an expert that gets less than this share of an even load, where routers learn; 0
+    never warns."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of forward and backward; auto is bfloat16 where the machine multiplies it natively.
     The optimizer's weights are float32 always."""
@@ -144,6 +147,7 @@ class TrainRecipe:
         if not self.output.strip():
             raise ConfigError("output is empty; it must be a path.")
         _check_choice("dtype", self.dtype, ("auto", "bfloat16", "float32"))
+        _check_choice("init", self.init, ("normal", "copy"))
         _check_choice("too_long", self.too_long, ("error", "skip"))
         if self.quantization:
             find_recipe(self.quantization)

@@ -24,6 +24,8 @@ def reference_of(
     recipe: TrainRecipe,
     first: FirstModel,
     pair_sets: Sequence[PairSet | None],
+    *,
+    micro_batch_tokens: int,
     on_progress: Progress | None = None,
 ) -> TokenScorer | None:
     """Score the pairs with the model that training starts from, or say how to at each step.
@@ -32,6 +34,7 @@ def reference_of(
         recipe: Its table ``dpo`` decides.
         first: The model before its first step.
         pair_sets: Get their ``reference`` where it is made in advance.
+        micro_batch_tokens: Most tokens of a pass.
         on_progress: Called as scoring goes on.
 
     Returns:
@@ -56,7 +59,7 @@ def reference_of(
                 frozen_scorer(first.model),
                 weights_digest=digest.hexdigest(),
                 folder=Path(recipe.dpo.reference_cache or Path(recipe.output) / "reference"),
-                micro_batch_tokens=recipe.micro_batch_tokens or recipe.tokens_per_step,
+                micro_batch_tokens=micro_batch_tokens,
                 device=first.model.device,
                 on_progress=_named(on_progress),
             )

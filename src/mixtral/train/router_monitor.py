@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixtral.model.router_trace import RouterRecorder
+from mixtral.train.parallel import ParallelContext
 
 # Fewer expected assignments than this say nothing about an expert.
 _LEAST_EXPECTED = 32
@@ -56,15 +57,19 @@ class RouterMonitor:
         self._entropy = entropy if self._entropy is None else self._entropy + entropy
         self._tokens += recorder.router_logits[0].shape[0]
 
-    def summarize(self, step: int) -> RouterSummary | None:
+    def summarize(self, step: int, context: ParallelContext | None = None) -> RouterSummary | None:
         """Return what was seen since the last call and begin anew; None if nothing was.
 
         An expert that starves is logged once, until it has recovered.
         """
         if self._counts is None or self._entropy is None:
             return None
+        tokens = torch.tensor(float(self._tokens), dtype=torch.float64)
+        if context is not None:
+            for seen in (self._counts, self._entropy, tokens):
+                context.sum_tensor(seen)
         load = (self._counts / self._counts.sum(1, keepdim=True)).tolist()
-        entropy = (self._entropy / self._tokens).tolist()
+        entropy = (self._entropy / tokens).tolist()
         self._warn(load, float(self._counts[0].sum()), step)
         self._counts = self._entropy = None
         self._tokens = 0

@@ -149,17 +149,21 @@ class RunFolder:
         try:
             state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
             step, _ = int(state["step"]), state["recipe"]
-            kept = [record for record in self.read_log() if record["step"] < step]
         except (*_DAMAGED, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{self.state_path} is damaged ({type(error).__name__}); delete it and "
                 f"{self.log_path.name} to start anew."
             ) from error
+        self.drop_log_past(step)
+        self.saved_step = step
+        return state
+
+    def drop_log_past(self, step: int) -> None:
+        """Take lines of steps that will be run again out of the log."""
+        kept = [record for record in self.read_log() if record["step"] < step]
         temporary = self.log_path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(self.log_path)
-        self.saved_step = step
-        return state
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -13,10 +13,13 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mixtral.errors import CheckpointError, ConfigError
+from mixtral.loading import torch_device
+from mixtral.model.lora import lora_adapter
 from mixtral.model.moe import set_router_jitter
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.checkpointing import checkpoint_activations
@@ -27,11 +30,15 @@ from mixtral.train.losses import load_balancing_loss, router_z_loss
 from mixtral.train.objective import MicroBatch
 from mixtral.train.objectives import Stage, make_objective
 from mixtral.train.optimizer import MasterAdamW
+from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
 from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import RunFolder
 from mixtral.train.train_log import TrainLog
+
+if TYPE_CHECKING:
+    from mixtral.train.sharded_state import ShardedState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,26 +92,40 @@ class Trainer:
         recipe: TrainRecipe,
         stage: Stage = "pretrain",
         on_progress: Progress | None = None,
+        context: ParallelContext | None = None,
     ) -> None:
         self.recipe = recipe
         self.stage = stage
-        self._first = make_model(recipe)
+        self.context = context or ParallelContext(torch_device(recipe.device))
+        self.context.require_same(self._identity(), "the recipe")
+        self._first = make_model(recipe, is_split=self.context.world_size > 1)
         self.model = self._first.model.train()
         self.config = self.model.config
-        self.objective = make_objective(recipe, stage, self._first, on_progress)
+        self.objective = make_objective(recipe, stage, self._first, self.context, on_progress)
         self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
         if recipe.activation_checkpointing:
             checkpoint_activations(self.model)
-        self.optimizer = MasterAdamW(self.model, recipe)
+        # Names and scales; of a split model the matrices would be shards.
+        self._adapter = None
+        if self._first.is_adapted:
+            self._adapter = lora_adapter(self.model, base_model=self._first.source.name)
+        self._dtype = self.model.dtype  # of the computation; a split model is kept in float32
+        self.context.shard(self.model, self._dtype)
+        self.optimizer = MasterAdamW(self.model, recipe, self.context)
         self._schedule = recipe.schedule(self.max_steps)
         learns_routing = any(
             ".gate." in name and p.requires_grad for name, p in self.model.named_parameters()
         )
         self._monitor = RouterMonitor(
-            self.config.num_experts, starving_load=recipe.starving_load if learns_routing else 0.0
+            self.config.num_experts,
+            starving_load=recipe.starving_load if learns_routing else 0.0,
         )
         self.best_loss = math.inf
-        self.folder = RunFolder(Path(recipe.output))
+        output = Path(recipe.output)
+        # Each process locks a folder; the main one owns the files.
+        rank = self.context.rank
+        self.folder = RunFolder(output if self.context.is_main else output / f"process-{rank}")
+        self._states = self._sharded_state(output / "states")
         try:
             self.next_step = self._resume()
         except BaseException:
@@ -120,11 +141,15 @@ class Trainer:
             CheckpointError: A state or the model cannot be written.
         """
         log = TrainLog(
-            self.folder, first_step=self.next_step, use_tensorboard=self.recipe.tensorboard
+            self.folder,
+            first_step=self.next_step,
+            use_tensorboard=self.recipe.tensorboard and self.context.is_main,
         )
         try:
             yield from self._steps(log)
             self.folder.wait()
+            if self._states is not None:
+                self._states.wait()
             self.export(self.result)
         finally:
             log.close()
@@ -132,7 +157,7 @@ class Trainer:
 
     def _steps(self, log: TrainLog) -> Iterator[StepMetrics]:
         recipe = self.recipe
-        peak = measure_matmul_flops(self.model.device, self.model.dtype)
+        peak = measure_matmul_flops(self.model.device, self._dtype)
         while self.next_step < self.max_steps:
             metrics = self._train_step(self.next_step, peak)
             self.next_step += 1
@@ -158,7 +183,7 @@ class Trainer:
         Raises:
             CheckpointError: It cannot be written.
         """
-        write_result(folder, self._first)
+        write_result(folder, self._first, self.context, self._adapter)
 
     def save(self) -> None:
         """Begin to write a state from which a later run goes on after the last finished step.
@@ -166,14 +191,15 @@ class Trainer:
         Raises:
             CheckpointError: The disk has no room for it.
         """
-        self.folder.save_state(
-            {
-                "step": self.next_step,
-                "recipe": self._identity(),
-                "best_loss": self.best_loss,
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
+        values = {
+            "step": self.next_step,
+            "recipe": self._identity(),
+            "best_loss": self.best_loss,
+        }
+        if self._states is not None:
+            self._states.save(self.next_step, self.optimizer.tensors(), values)
+        else:
+            self.folder.save_state(values | {"optimizer": self.optimizer.state_dict()})
 
     def evaluate(self) -> Mapping[str, float]:
         """Return means over the held-out data, ``loss`` among them; empty where there is none."""
@@ -213,7 +239,7 @@ class Trainer:
             learning_rate=rate,
             seconds=seconds,
             tokens_per_s=sum(m.batch.input_ids.numel() for m in micros) / seconds,
-            flops_use=flops / seconds / peak_flops,
+            flops_use=flops / seconds / (peak_flops * self.context.world_size),
             extra=means,
             valid=self.evaluate() or None if is_eval else None,
         )
@@ -224,49 +250,63 @@ class Trainer:
         size = max(1, sum(micro.size for micro in micros))
         tokens = sum(micro.batch.input_ids.numel() for micro in micros)
         means: dict[str, float] = {"load_balancing_loss": 0.0, "z_loss": 0.0}
-        for index, micro in enumerate(micros):
+        for index, scale in self.context.share(len(micros)):
+            micro = micros[index]
             noise = ((recipe.seed * 1_000_003 + step) * 1_009 + index) % 2**63
             torch.manual_seed(noise)  # for dropout
             set_router_jitter(self.model, recipe.router_jitter, noise)
             recorder = RouterRecorder()
             loss, extra = self.objective.loss(self.model, micro, recorder)
-            weight = micro.size / size
+            weight = scale * micro.size / size
             parts = {"loss": float(loss.detach()), **extra}
             for name, value in parts.items():
                 means[name] = means.get(name, 0.0) + weight * value
             total = weight * loss
             if not self.config.is_dense:
-                self._monitor.observe(recorder)
+                if scale:
+                    self._monitor.observe(recorder)
                 logits = recorder.router_logits
                 balancing = load_balancing_loss(logits, self.config.num_experts_per_tok)
                 z_loss = router_z_loss(logits)
-                share = micro.batch.input_ids.numel() / tokens
+                share = scale * micro.batch.input_ids.numel() / tokens
                 means["load_balancing_loss"] += share * float(balancing.detach())
                 means["z_loss"] += share * float(z_loss.detach())
                 router = recipe.load_balancing_coef * balancing + recipe.z_loss_coef * z_loss
                 total = total + share * router
             total.backward()
-        return means
+        return self.context.sum_values(means)
 
     def _log(self, log: TrainLog, metrics: StepMetrics) -> None:
         record = dataclasses.asdict(metrics)
         record |= {"valid_loss": metrics.valid_loss, **record.pop("extra")}
         valid = record.pop("valid") or {}
         record |= {f"valid_{name}": value for name, value in valid.items()}
-        summary = self._monitor.summarize(metrics.step)
+        summary = self._monitor.summarize(metrics.step, self.context)
         if summary is not None:
             record |= dataclasses.asdict(summary)
-        log.write(record)
+        if self.context.is_main:
+            log.write(record)
 
     def _identity(self) -> str:
         """The settings that must not change between a run and its resumption."""
         values = {"stage": self.stage, **dataclasses.asdict(self.recipe)}
-        for name in ("output", "log_every", "checkpoint_every", "keep_best", "tensorboard"):
+        for name in (
+            "output",
+            "log_every",
+            "checkpoint_every",
+            "keep_best",
+            "tensorboard",
+            "parallel",
+        ):
             del values[name]
         return json.dumps(values, sort_keys=True)
 
     def _resume(self) -> int:
         state = self.folder.load_state()
+        if self._states is not None:
+            state = self.optimizer.load_tensors(self._states)
+            if state is not None and self.context.is_main:
+                self.folder.drop_log_past(state["step"])
         if state is None:
             self._require_no_model()
             return 0
@@ -276,11 +316,20 @@ class Trainer:
                 "name another output folder, or delete this one to start anew."
             )
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            if self._states is None:
+                self.optimizer.load_state_dict(state["optimizer"])
             self.best_loss = float(state["best_loss"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state_path} does not fit: {error}.") from error
         return int(state["step"])
+
+    def _sharded_state(self, path: Path) -> "ShardedState | None":
+        """Return where several processes keep their states; one process goes on with theirs."""
+        if self.context.world_size == 1 and not path.is_dir():
+            return None
+        from mixtral.train.sharded_state import ShardedState
+
+        return ShardedState(path, self.context)
 
     def _require_no_model(self) -> None:
         """Refuse to replace a model at the end of a run that did not make it."""

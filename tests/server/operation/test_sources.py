@@ -98,7 +98,7 @@ def test_empty_variable_is_not_set(tmp_path: Path) -> None:
         ({"given": {"aliases": ["=x"]}}, "--alias: aliases is '=x'; it must be"),
         ({"given": {"keepalive_s": "soon"}}, "--keepalive-s: keepalive_s is 'soon'; it must be"),
         ({"toml": "prot = 1"}, "mixtral.toml: prot is no setting; did you mean port?"),
-        ({"toml": "zzz = 1"}, "zzz is no setting; known are aliases, allow_no_key,"),
+        ({"toml": "zzz = 1"}, "zzz is no setting; known are adapters, aliases,"),
         ({"toml": "[server]\nport = 1"}, "server is no setting;"),
         ({"toml": "port = '8000'"}, "mixtral.toml: port is '8000'; it must be a whole number."),
         ({"toml": "port = "}, "cannot be read as TOML"),

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixtral.errors import ConfigError
+from mixtral.kernels.cpu.signatures import SIGNATURES
 from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Model, Moe, Weight
 from mixtral.quantization import packed_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """Version of the C interface that this module speaks; ``MIXTRAL_ABI_VERSION`` in csrc/abi.h."""
 
 FILE_NAME = "libmixtral_cpu.so"
@@ -69,45 +70,9 @@ class CpuLibrary:
         self._bind()
 
     def _bind(self) -> None:
-        library = self._library
-        library.mixtral_cpu_level.restype = ctypes.c_char_p
-        library.mixtral_cpu_level.argtypes = []
-        library.mixtral_cpu_level_name.restype = ctypes.c_char_p
-        library.mixtral_cpu_level_name.argtypes = [ctypes.c_int]
-        library.mixtral_cpu_level_usable.argtypes = [ctypes.c_int]
-        library.mixtral_cpu_force_level.argtypes = [ctypes.c_char_p]
-        pointer, size = ctypes.c_void_p, ctypes.c_int64
-        library.mixtral_rms_norm_f32.restype = None
-        library.mixtral_rms_norm_f32.argtypes = [
-            pointer,
-            pointer,
-            pointer,
-            size,
-            size,
-            ctypes.c_float,
-        ]
-        library.mixtral_set_threads.restype = None
-        library.mixtral_set_threads.argtypes = [ctypes.c_int]
-        library.mixtral_quantize.restype = None
-        library.mixtral_quantize.argtypes = [ctypes.c_int, pointer, size, size, pointer]
-        library.mixtral_linear.restype = None
-        library.mixtral_linear.argtypes = [pointer, size, pointer, ctypes.c_int, pointer, pointer]
-        library.mixtral_linear_workspace_bytes.restype = size
-        library.mixtral_linear_workspace_bytes.argtypes = [size, size]
-        library.mixtral_moe.restype = None
-        library.mixtral_moe.argtypes = [pointer]
-        library.mixtral_moe_workspace_bytes.restype = size
-        library.mixtral_moe_workspace_bytes.argtypes = [pointer]
-        library.mixtral_run_step.restype = None
-        library.mixtral_run_step.argtypes = [pointer, pointer]
-        library.mixtral_workspace_bytes.restype = size
-        library.mixtral_workspace_bytes.argtypes = [pointer, size, size]
-        library.mixtral_kv_cache_bytes.restype = size
-        library.mixtral_kv_cache_bytes.argtypes = [pointer, size]
-        library.mixtral_read_probe.restype = ctypes.c_double
-        library.mixtral_read_probe.argtypes = [pointer, size]
-        library.mixtral_peak_probe.restype = ctypes.c_double
-        library.mixtral_peak_probe.argtypes = [size, ctypes.POINTER(ctypes.c_double)]
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
 
     @property
     def level(self) -> str:
@@ -174,6 +139,34 @@ class CpuLibrary:
             WEIGHT_FORMATS[name], weight.data_ptr(), rows, cols, packed.data_ptr()
         )
         return packed
+
+    def dequantize(self, packed: "Tensor", name: str, out: "Tensor") -> "Tensor":
+        """Decode a packed weight; the same values as ``formats.dequantize``, the specification.
+
+        Args:
+            packed: [ceil(N / 32), bytes of a panel], uint8, contiguous, on the CPU.
+            name: int8, int4 or int3.
+            out: Where the values go, [N, K], float32, contiguous, on the CPU.
+
+        Returns:
+            ``out``.
+
+        Raises:
+            ValueError: A dtype, device, layout or shape is another one.
+        """
+        _check_float32("out", out)
+        rows, cols = out.shape
+        wanted = packed_shape(name, rows, cols)
+        is_bytes = str(packed.dtype) == "torch.uint8" and packed.device.type == "cpu"
+        if not is_bytes or tuple(packed.shape) != wanted or not packed.is_contiguous():
+            raise ValueError(
+                f"packed is {packed.dtype} {list(packed.shape)} on {packed.device}; {name} of "
+                f"{[rows, cols]} must be torch.uint8 {list(wanted)}, contiguous, on cpu."
+            )
+        self._library.mixtral_dequantize(
+            WEIGHT_FORMATS[name], packed.data_ptr(), rows, cols, out.data_ptr()
+        )
+        return out
 
     def linear(self, x: "Tensor", weight: Weight, *, exact: bool = False) -> "Tensor":
         """Multiply tokens with a weight of any format: ``x @ weight.T``.
@@ -270,6 +263,12 @@ class CpuLibrary:
     def workspace_bytes(self, model: Model, *, tokens: int, rows: int) -> int:
         """Return the bytes of workspace of a step with so many tokens and rows of logits."""
         return int(self._library.mixtral_workspace_bytes(ctypes.byref(model), tokens, rows))
+
+    def adapter_workspace_bytes(self, model: Model, *, tokens: int, max_rank: int) -> int:
+        """Return the bytes of ``Adapters.workspace`` for a step with so many tokens."""
+        return int(
+            self._library.mixtral_adapter_workspace_bytes(ctypes.byref(model), tokens, max_rank)
+        )
 
     def kv_cache_bytes(self, model: Model, *, slots: int) -> int:
         """Return the bytes of a KV cache of ``slots`` tokens, a multiple of 16."""

@@ -55,6 +55,22 @@ class Batch(ctypes.Structure):
         *[(name, _POINTER) for name in ("router_logits", "expert_ids", "routing_weights")],
         ("workspace", _POINTER),
         ("workspace_bytes", _INT),
+        ("adapters", _POINTER),
+    ]
+
+
+class LowRank(ctypes.Structure):
+    """``MixtralLowRank``: what an adapter adds to one weight."""
+
+    _fields_ = [("a", _POINTER), ("b", _POINTER), ("rank", _INT)]
+
+
+class Adapters(ctypes.Structure):
+    """``MixtralAdapters``: the adapters that the sequences of a step may have."""
+
+    _fields_ = [
+        ("max_rank", _INT),
+        *[(name, _POINTER) for name in ("table", "of_sequence", "workspace")],
     ]
 
 

@@ -7,8 +7,9 @@
 #include <stdint.h>
 
 #include "model.h"
+#include "training.h"
 
-#define MIXTRAL_ABI_VERSION 4
+#define MIXTRAL_ABI_VERSION 5
 #define MIXTRAL_API extern "C" __attribute__((visibility("default")))
 
 MIXTRAL_API int mixtral_abi_version();
@@ -39,6 +40,10 @@ MIXTRAL_API void mixtral_set_threads(int threads);
 MIXTRAL_API void mixtral_quantize(int format, const float* weight, int64_t rows, int64_t cols,
                                   uint8_t* packed);
 
+// Decodes a packed weight (low_bit.h) into float32 out [rows, cols].
+MIXTRAL_API void mixtral_dequantize(int format, const uint8_t* packed, int64_t rows, int64_t cols,
+                                    float* out);
+
 // out [tokens, rows] = x [tokens, cols] times a weight in any format. `exact` != 0: about 16 bits
 // for x instead of 8. The workspace has mixtral_linear_workspace_bytes(tokens, cols).
 MIXTRAL_API void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight,
@@ -56,8 +61,18 @@ MIXTRAL_API void mixtral_run_step(const MixtralModel* model, const MixtralBatch*
 MIXTRAL_API int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens,
                                             int64_t rows);
 
+// Bytes of MixtralAdapters.workspace for a step of this size.
+MIXTRAL_API int64_t mixtral_adapter_workspace_bytes(const MixtralModel* model, int64_t tokens,
+                                                    int64_t max_rank);
+
 // Bytes of a KV cache of `slots` tokens, a multiple of 16. It must begin as zeros.
 MIXTRAL_API int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots);
+
+// Kernels of training (training.h), on the threads set last; workspaces are float32 of that many.
+MIXTRAL_API void mixtral_packed_attention(const MixtralAttention* call, int is_backward);
+MIXTRAL_API int64_t mixtral_attention_workspace_floats(const MixtralAttention* call);
+MIXTRAL_API void mixtral_head_loss(const MixtralHeadLoss* call);
+MIXTRAL_API int64_t mixtral_head_loss_workspace_floats(const MixtralHeadLoss* call);
 
 // Probes of the machine: seconds for reading `bytes` with all threads, and for `steps` of int8
 // products, whose operations are returned (0 where the level has none).

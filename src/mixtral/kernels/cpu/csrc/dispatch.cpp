@@ -114,6 +114,15 @@ void mixtral_quantize(int format, const float* weight, int64_t rows, int64_t col
     pool_unlock();
 }
 
+void mixtral_dequantize(int format, const uint8_t* packed, int64_t rows, int64_t cols,
+                        float* out) {
+    pool_lock();
+    parallel_for(divide_up(rows, kPanel), 1, [&](int64_t first, int64_t last, int) {
+        active->dequantize_panels(format, packed, rows, cols, out, first, last);
+    });
+    pool_unlock();
+}
+
 void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight, int exact,
                     float* out, uint8_t* workspace) {
     pool_lock();
@@ -145,8 +154,33 @@ int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens, int64
     return active->workspace_bytes(*model, tokens, rows);
 }
 
+int64_t mixtral_adapter_workspace_bytes(const MixtralModel* model, int64_t tokens,
+                                        int64_t max_rank) {
+    return active->adapter_workspace_bytes(*model, tokens, max_rank);
+}
+
 int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots) {
     return active->kv_cache_bytes(*model, slots);
+}
+
+void mixtral_packed_attention(const MixtralAttention* call, int is_backward) {
+    pool_lock();
+    active->packed_attention(*call, is_backward != 0);
+    pool_unlock();
+}
+
+int64_t mixtral_attention_workspace_floats(const MixtralAttention* call) {
+    return active->attention_workspace_floats(*call);
+}
+
+void mixtral_head_loss(const MixtralHeadLoss* call) {
+    pool_lock();
+    active->head_loss(*call);
+    pool_unlock();
+}
+
+int64_t mixtral_head_loss_workspace_floats(const MixtralHeadLoss* call) {
+    return active->head_loss_workspace_floats(*call);
 }
 
 double mixtral_read_probe(const uint8_t* memory, int64_t bytes) {

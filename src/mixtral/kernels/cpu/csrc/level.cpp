@@ -4,7 +4,10 @@
 // name. Everything but the table has internal linkage and no C++ library header is included:
 // an inline function shared between the copies could be linked from the AVX-512 one and then
 // crash a CPU that has no AVX-512.
+#include "dequantize.h"
+#include "head_loss.h"
 #include "kernel_table.h"
+#include "packed_attention.h"
 #include "probes.h"
 #include "products.h"
 #include "rms_norm.h"
@@ -19,13 +22,19 @@ extern const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL);
 const KernelTable MIXTRAL_CONCAT(mixtral_kernels_, MIXTRAL_LEVEL) = {
     MIXTRAL_STRING(MIXTRAL_LEVEL),
     rms_norm_f32,
+    dequantize_panels,
     linear,
     linear_workspace_bytes,
     moe,
     moe_workspace_bytes,
     run_step,
     workspace_bytes,
+    adapter_workspace_bytes,
     kv_cache_bytes,
+    packed_attention,
+    attention_workspace_floats,
+    head_loss,
+    head_loss_workspace_floats,
     read_probe,
     peak_probe,
 };

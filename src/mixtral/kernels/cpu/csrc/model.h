@@ -33,6 +33,22 @@ struct MixtralModel {
     const MixtralLayer* layer;
 };
 
+// What an adapter adds to one weight (adapters.h has the layouts).
+struct MixtralLowRank {
+    const float* a;  // A [rank, cols]
+    const float* b;  // B [rows, rank] times the scale
+    int64_t rank;    // 0: the adapter leaves this weight as it is
+};
+
+// The adapters that the sequences of a step may have.
+struct MixtralAdapters {
+    int64_t max_rank;
+    const MixtralLowRank* table;  // [adapters, layers, weights of a layer]: q, k, v, o, gate, then
+                                  // w1, w3, w2 of expert 0, of expert 1, ...
+    const int64_t* of_sequence;   // [sequences], -1: none
+    uint8_t* workspace;
+};
+
 struct MixtralBatch {
     int64_t tokens, sequences;
     int64_t num_rows;            // rows of logits wanted
@@ -51,6 +67,7 @@ struct MixtralBatch {
     float* routing_weights;      // the same shape, or null
     uint8_t* workspace;
     int64_t workspace_bytes;
+    const MixtralAdapters* adapters;  // null: no sequence has one
 };
 
 // The experts of one layer by themselves, for tests and measurements.

@@ -8,6 +8,7 @@
 //         threads add to the same number, and a token's sum has one order.
 #pragma once
 
+#include "adapters.h"
 #include "lanes.h"
 #include "products.h"
 
@@ -20,6 +21,7 @@ struct Moe {
     float* weight_of;       // [tokens, per_token]
     int32_t* token_of;      // [slots], slots ordered by expert
     float* slot_weight;     // [slots]
+    int32_t* expert_of_slot;  // [slots], only with adapters
     int64_t* first_slot;    // [experts + 1]
     Input* inputs;          // [experts], states that come in
     Input* hidden;          // [experts], states between the products
@@ -27,6 +29,7 @@ struct Moe {
     float* energies;        // the same shape, sums of squares
     float* partial;         // [threads, tokens, 32], outputs of one panel
     Scratch scratch;
+    const LayerAdapters* adapters;  // null: no token has one
 };
 
 // Room for `tokens` tokens of `hidden` channels and experts of `ffn` columns.
@@ -44,6 +47,7 @@ inline Moe lay_out_moe(Arena& arena, int64_t tokens, int64_t experts, int64_t pe
     moe.weight_of = arena.array<float>(slots);
     moe.token_of = arena.array<int32_t>(slots);
     moe.slot_weight = arena.array<float>(slots);
+    moe.expert_of_slot = arena.array<int32_t>(slots);
     moe.first_slot = arena.array<int64_t>(experts + 1);
     moe.inputs = arena.array<Input>(experts);
     moe.hidden = arena.array<Input>(experts);
@@ -145,6 +149,71 @@ inline void store_hidden(const Moe& moe, const Input& hidden, bool is_int8, bool
     moe.energies[slot * groups + group] = energy;
 }
 
+// The part of A x for the down product that comes from one group of columns; `values` are the
+// hidden states [slots, 128] of the expert's slots from `begin` on.
+inline void shrink_hidden(const Moe& moe, int64_t expert, int64_t group, int64_t begin,
+                          int64_t count, const float* values) {
+    const LayerAdapters& adapters = *moe.adapters;
+    const int64_t ffn = moe.hidden[expert].cols, groups = divide_up(ffn, kGroup);
+    const int64_t first = group * kGroup;
+    const int64_t cols = ffn - first < kGroup ? ffn - first : kGroup;
+    const auto find = [&](int64_t s) {
+        return adapters.find(moe.token_of[begin + s], adapted_expert(expert, kDown));
+    };
+    for (int64_t s = 0; s < count;) {
+        const MixtralLowRank* weight = find(s);
+        LowRankSlots alike = {};
+        do {
+            alike.add(values + s * kGroup,
+                      adapters.parts + ((begin + s) * groups + group) * adapters.width);
+        } while (++s < count && alike.count < kShrinkSlots && find(s) == weight);
+        for (int64_t rank = 0; weight != nullptr && rank < weight->rank; rank += kPiece) {
+            shrink_piece(weight->a + (rank * ffn + first * kPiece), cols, alike, rank);
+        }
+    }
+}
+
+// Adds up the parts of shrink_hidden, always in the order of groups.
+inline void add_parts(const Moe& moe, int64_t ffn) {
+    const LayerAdapters& adapters = *moe.adapters;
+    const int64_t groups = divide_up(ffn, kGroup), width = adapters.width;
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        parallel_for(moe.hidden[e].slots, 32, [&](int64_t first, int64_t last, int) {
+            for (int64_t i = first; i < last; ++i) {
+                const int64_t slot = moe.first_slot[e] + i;
+                const MixtralLowRank* found =
+                    adapters.find(moe.token_of[slot], adapted_expert(e, kDown));
+                // Whole pieces: what lay behind the last rank must not meet the zeros of b.
+                const int64_t ranks =
+                    found == nullptr ? 0 : divide_up(found->rank, kPiece) * kPiece;
+                float* low = adapters.low_of(slot, kDown);
+                for (int64_t r = 0; r < ranks; ++r) {
+                    low[r] = 0.0f;
+                    for (int64_t g = 0; g < groups; ++g) {
+                        low[r] += adapters.parts[(slot * groups + g) * width + r];
+                    }
+                }
+            }
+        });
+    }
+}
+
+// A x for the up products of all slots.
+inline void shrink_inputs(const Moe& moe, const float* normed, int64_t width) {
+    const LayerAdapters& adapters = *moe.adapters;
+    for (int64_t e = 0; e < moe.experts; ++e) {
+        for (int64_t slot = moe.first_slot[e]; slot < moe.first_slot[e + 1]; ++slot) {
+            moe.expert_of_slot[slot] = static_cast<int32_t>(e);
+        }
+    }
+    shrink(adapters, moe.tokens * moe.per_token, 2, width,
+           [&](int64_t slot, int64_t which) {
+               return adapters.find(moe.token_of[slot],
+                                    adapted_expert(moe.expert_of_slot[slot], which));
+           },
+           [&](int64_t slot) { return normed + moe.token_of[slot] * width; });
+}
+
 // One job of the up region.
 inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact, int64_t expert,
                        int64_t group, uint8_t* scratch) {
@@ -171,19 +240,28 @@ inline void up_columns(const Moe& moe, const MixtralWeight* experts, bool exact,
                 chunk_sums(input, w, panel, chunk, scratch, sums);
                 float* to = (which == 0 ? gate : up) + (panel - first_panel) * kPanel;
                 for (int64_t s = 0; s < count; ++s) {
-                    memcpy(to + s * kGroup, sums + s * kPanel, kPanel * sizeof(float));
+                    const int64_t slot = moe.first_slot[expert] + begin + s;
+                    const AdaptedPlace at = {moe.token_of[slot], adapted_expert(expert, which), slot,
+                                             which};
+                    alignas(64) float room[kPanel];
+                    memcpy(to + s * kGroup,
+                           with_adapter(moe.adapters, at, panel, sums + s * kPanel, room),
+                           kPanel * sizeof(float));
                 }
             }
         }
         const int64_t valid = w1.rows - group * kGroup;  // columns past these are padding
         for (int64_t s = 0; s < count; ++s) {
-            alignas(64) float values[kGroup];
-            swiglu(gate + s * kGroup, up + s * kGroup, values, kGroup);
+            float* values = gate + s * kGroup;
+            swiglu(values, up + s * kGroup, values, kGroup);
             for (int64_t i = valid; i < kGroup; ++i) {
                 values[i] = 0.0f;
             }
             store_hidden(moe, moe.hidden[expert], is_int8, exact,
                          moe.first_slot[expert] + begin + s, begin + s, group, values);
+        }
+        if (moe.adapters != nullptr) {
+            shrink_hidden(moe, expert, group, moe.first_slot[expert] + begin, count, gate);
         }
     }
 }
@@ -223,8 +301,13 @@ inline void down(const Moe& moe, const MixtralWeight* experts, int64_t width, fl
                 const int64_t begin = moe.first_slot[e];
                 run_panels(moe.hidden[e], experts[3 * e + 2], panel, panel + 1,
                            moe.scratch.of(thread), [&](int64_t local, int64_t, const float* sums) {
-                               float* to = partial + moe.token_of[begin + local] * kPanel;
-                               const float weight = moe.slot_weight[begin + local];
+                               const int64_t slot = begin + local;
+                               const AdaptedPlace at = {moe.token_of[slot],
+                                                        adapted_expert(e, kDown), slot, kDown};
+                               alignas(64) float room[kPanel];
+                               sums = with_adapter(moe.adapters, at, panel, sums, room);
+                               float* to = partial + at.token * kPanel;
+                               const float weight = moe.slot_weight[slot];
                                for (int64_t r = 0; r < kPanel; ++r) {
                                    to[r] += weight * sums[r];
                                }
@@ -263,6 +346,9 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
             });
         }
     }
+    if (moe.adapters != nullptr) {
+        shrink_inputs(moe, normed, width);
+    }
     // Few tokens: the time is that of reading, which is faster in longer runs.
     const int64_t jobs = moe.experts * groups;
     const int64_t grain = moe.tokens <= 4 && groups >= 32 * pool_threads() ? 4 : 1;
@@ -281,6 +367,9 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
                 pack_chunks(moe.hidden[e], first, last);
             });
         }
+    }
+    if (moe.adapters != nullptr) {
+        add_parts(moe, ffn);
     }
     down(moe, experts, width, x);
 }

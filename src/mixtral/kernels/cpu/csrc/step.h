@@ -5,6 +5,7 @@
 // by expert, up, codes, down. A region with one token runs on the calling thread.
 #pragma once
 
+#include "adapters.h"
 #include "attention.h"
 #include "moe.h"
 
@@ -15,6 +16,7 @@ struct Workspace {
     uint8_t *states, *heads, *last;
     Scratch scratch;
     Moe moe;
+    const LayerAdapters* adapters;  // null: no token has one
 };
 
 inline Workspace lay_out(const MixtralModel& m, int64_t tokens, int64_t rows, Arena& arena) {
@@ -181,6 +183,11 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
         prepare(states, *weights[i], m.exact, [&](int64_t t) { return w.normed + t * m.hidden; });
         panels[i + 1] = panels[i] + num_panels(*weights[i]);
     }
+    if (w.adapters != nullptr) {
+        shrink(*w.adapters, tokens, 3, m.hidden,
+               [&](int64_t t, int64_t which) { return w.adapters->find(t, kAdaptedQ + which); },
+               [&](int64_t t) { return w.normed + t * m.hidden; });
+    }
     parallel_for(panels[3], panel_grain(panels[3]), [&](int64_t first, int64_t last, int thread) {
         for (int i = 0; i < 3; ++i) {
             const int64_t begin = first > panels[i] ? first : panels[i];
@@ -190,6 +197,9 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
             }
             run_panels(states, *weights[i], begin - panels[i], end - panels[i],
                        w.scratch.of(thread), [&](int64_t t, int64_t panel, const float* sums) {
+                           alignas(64) float room[kPanel];
+                           sums = with_adapter(w.adapters, {t, kAdaptedQ + i, t, i}, panel, sums,
+                                               room);
                            memcpy(w.qkv + t * row + column[i] + panel * kPanel, sums,
                                   static_cast<size_t>(panel_rows(*weights[i], panel)) *
                                       sizeof(float));
@@ -202,7 +212,14 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
     Input heads = lay_out_input(w.heads, tokens, m.heads * m.head_dim);
     prepare(heads, layer.o, m.exact,
             [&](int64_t t) { return w.attended + t * m.heads * m.head_dim; });
+    if (w.adapters != nullptr) {
+        shrink(*w.adapters, tokens, 1, m.heads * m.head_dim,
+               [&](int64_t t, int64_t) { return w.adapters->find(t, kAdaptedO); },
+               [&](int64_t t) { return w.attended + t * m.heads * m.head_dim; });
+    }
     product(heads, layer.o, w.scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
+        alignas(64) float room[kPanel];
+        sums = with_adapter(w.adapters, {t, kAdaptedO, t, 0}, first / kPanel, sums, room);
         for (int64_t r = 0; r < count; ++r) {
             w.x[t * m.hidden + first + r] += sums[r];
         }
@@ -240,6 +257,10 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
                     logits[e] = dot_product(layer.gate + e * m.hidden, w.normed + t * m.hidden,
                                             m.hidden);
                 }
+                if (w.adapters != nullptr) {
+                    adapt_router(*w.adapters, t, w.normed + t * m.hidden, m.hidden, m.experts,
+                                 logits);
+                }
                 route_token(logits, m.experts, m.experts_per_token,
                             moe.expert_of + t * m.experts_per_token,
                             moe.weight_of + t * m.experts_per_token);
@@ -249,6 +270,7 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
             note_routing(m, b, index, w);
         }
     }
+    moe.adapters = w.adapters;
     run_experts(moe, layer.experts, m.exact != 0, w.normed, m.hidden, w.x);
 }
 
@@ -256,6 +278,13 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
 int64_t workspace_bytes(const MixtralModel& m, int64_t tokens, int64_t rows) {
     Arena arena = {nullptr, 0};
     lay_out(m, tokens, rows, arena);
+    return arena.used;
+}
+
+// Bytes of MixtralAdapters.workspace.
+int64_t adapter_workspace_bytes(const MixtralModel& m, int64_t tokens, int64_t max_rank) {
+    Arena arena = {nullptr, 0};
+    lay_out_adapters(arena, m, tokens, max_rank);
     return arena.used;
 }
 
@@ -273,7 +302,12 @@ void run_step(const MixtralModel& m, const MixtralBatch& b) {
         }
     }
     make_rotary(m, b, w);
-    for (int64_t i = 0; i < m.layers; ++i) {
+    LayerAdapters adapters = {};
+    if (b.adapters != nullptr) {
+        adapters = first_layer(m, b);
+        w.adapters = &adapters;
+    }
+    for (int64_t i = 0; i < m.layers; ++i, adapters.table += adapted_weights(m)) {
         attention_block(m, b, m.layer[i], i, w);
         expert_block(m, b, m.layer[i], i, w);
     }

@@ -1,0 +1,46 @@
+"""From names and folders to adapters in memory, each checked against the model it will serve.
+
+An adapter is served beside the weights, not merged into them, so that several can be there at once
+and a low-bit model stays as it is packed. Requests ask for one by its name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixtral.checkpoint.peft import read_adapter
+from mixtral.config import ModelConfig
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
+from mixtral.model.adapter import Adapter
+
+
+def load_adapters(folders: Mapping[str, str | Path], config: ModelConfig) -> dict[str, Adapter]:
+    """Read adapters in PEFT's format.
+
+    Args:
+        folders: Name of each adapter and its folder.
+        config: The model that they shall adapt.
+
+    Returns:
+        The adapters by name, in the order of ``folders``.
+
+    Raises:
+        ConfigError: A name is empty, or a folder does not exist.
+        CheckpointError: A file is missing or wrong, or an adapter is for another model.
+        UnsupportedError: One is something else than plain LoRA.
+    """
+    return {name: _load(name, Path(folder), config) for name, folder in folders.items()}
+
+
+def _load(name: str, folder: Path, config: ModelConfig) -> Adapter:
+    if not name.strip():
+        raise ConfigError(f"the adapter in {folder} has an empty name; requests ask for it by one.")
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"adapter {name} is in {folder}, which is no folder; it must be one with "
+            "adapter_config.json and adapter_model.safetensors."
+        )
+    try:
+        return read_adapter(folder, config)
+    except (CheckpointError, UnsupportedError) as error:
+        raise type(error)(f"adapter {name}: {error}") from error

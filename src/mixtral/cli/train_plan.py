@@ -1,0 +1,346 @@
+"""``mixtral train plan``: memory and time of a training run, worked out before it starts.
+
+From a recipe, from options, or from a recipe that options change. No weights and no data are
+touched; the arithmetic is in ``train/plan.py``.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from mixtral.cli.console import (
+    format_bytes,
+    format_count,
+    note,
+    print_json,
+    spinner,
+    stdout_console,
+)
+from mixtral.cli.options import grouped_options
+from mixtral.config import ModelConfig
+from mixtral.errors import ConfigError, Error
+from mixtral.machine import available_memory_bytes
+from mixtral.model_source import find_model
+
+if TYPE_CHECKING:
+    from mixtral.train.lora_settings import LoraSettings
+    from mixtral.train.plan import Plan, PlanInput
+    from mixtral.train.recipe import TrainRecipe
+
+EPILOG = """Examples:
+  mixtral train plan recipes/nano/pretrain.toml --gpus 0
+  mixtral train plan --model 8x7b --lora-rank 16 --quantization int4
+  mixtral train plan --model 8x7b --gpus 8 --checkpointing"""
+"""What ``--help`` ends with."""
+
+_PROBE_SIZE = 1024
+_PROBE_SECONDS = 0.3
+_USES = {
+    "weights": "of the model, as forward and backward take them",
+    "masters": "float32, what AdamW steps: copies, an adapter, or shards",
+    "gradients": "float32",
+    "moments": "AdamW's two, float32",
+    "activations": "what a micro-batch keeps for its backward pass",
+    "scratch": "for the backward pass of a layer's experts",
+    "output head": "logits of 1,024 tokens, and the head's gradient",
+    "gathered": "layers that are whole for a moment",
+    "reserve": "process, CUDA, communication (--reserve-gb)",
+}
+
+
+def _option(*names: str, panel: str, help: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """What is trained; None takes the recipe's value, or the default."""
+
+    model: Annotated[
+        str | None,
+        _option("--model", panel="Run", help="8x7b, 8x22b, 7b, nano, or a checkpoint folder."),
+    ] = None
+    lora_rank: Annotated[
+        int | None, _option("--lora-rank", panel="Run", help="Train an adapter; 0 trains all.")
+    ] = None
+    lora_targets: Annotated[
+        str | None,
+        _option("--lora-targets", panel="Run", help="attention, router, experts, with commas."),
+    ] = None
+    quantization: Annotated[
+        str | None,
+        _option("--quantization", "-q", panel="Run", help="Base as int8, int4 or int3; or none."),
+    ] = None
+    dtype: Annotated[
+        str | None, _option("--dtype", panel="Run", help="bfloat16 or float32; [bfloat16]")
+    ] = None
+    tokens_per_step: Annotated[
+        int | None,
+        _option("--tokens-per-step", panel="Run", help="Tokens of an optimizer step. [65,536]"),
+    ] = None
+    micro_batch_tokens: Annotated[
+        int | None,
+        _option("--micro-batch-tokens", panel="Run", help="Tokens of one pass. [4,096]"),
+    ] = None
+    max_seq_len: Annotated[
+        int | None, _option("--max-seq-len", panel="Run", help="Tokens of a sequence. [4,096]")
+    ] = None
+    num_steps: Annotated[
+        int | None, _option("--steps", panel="Run", help="Optimizer steps. [1,000]")
+    ] = None
+    activation_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing",
+            help="Run layers again in the backward pass.",
+            rich_help_panel="Run",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineOptions:
+    """Where it is to run."""
+
+    gpus: Annotated[
+        int | None,
+        _option("--gpus", panel="Machine", help="Number of GPUs; 0 is this CPU. [1]"),
+    ] = None
+    gpu_memory_gb: Annotated[
+        float | None,
+        _option("--gpu-memory-gb", panel="Machine", help="Memory of one, 10^9 bytes. [80]"),
+    ] = None
+    tflops: Annotated[
+        float | None,
+        _option("--tflops", panel="Machine", help="Its peak; on this CPU measured. [990, H100]"),
+    ] = None
+    mfu: Annotated[
+        float | None,
+        _option("--mfu", panel="Machine", help="Share of the peak that is reached. [0.4]"),
+    ] = None
+    reserve_gb: Annotated[
+        float | None,
+        _option("--reserve-gb", panel="Machine", help="Memory for all else. [3; 0.4 on a CPU]"),
+    ] = None
+    expert_parallel: Annotated[
+        int | None,
+        _option("--expert-parallel", panel="Machine", help="GPUs that share the experts. [1]"),
+    ] = None
+
+    def fields(self, config: ModelConfig, *, is_cpu: bool) -> dict[str, Any]:
+        """Return these as fields of ``PlanInput``; what was not given and has no value is left out.
+
+        Args:
+            config: The model.
+            is_cpu: Whether the recipe trains on a CPU, where ``--gpus`` says nothing else.
+        """
+        on_cpu = self.gpus == 0 or (self.gpus is None and is_cpu)
+        values: dict[str, Any] = {
+            "num_devices": self.gpus or 1,
+            "device_memory_gb": self.gpu_memory_gb,
+            "tflops": self.tflops,
+            "mfu": self.mfu,
+            "reserve_gb": self.reserve_gb,
+            "expert_parallel": self.expert_parallel,
+        }
+        if on_cpu:
+            values["device_memory_gb"] = self.gpu_memory_gb or available_memory_bytes() / 1e9
+            values["tflops"] = self.tflops or _measure_tflops()
+            # Measured: a process of ours that has run a step, less the model.
+            values["reserve_gb"] = 0.4 if self.reserve_gb is None else self.reserve_gb
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@grouped_options
+def plan(
+    run: RunOptions,
+    machine: MachineOptions,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE.toml]", help="TOML file of a run.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Work out memory per device and time of a training run, and whether it fits."""
+    with spinner("starting"):
+        from mixtral.train.plan import make_plan
+    given = _plan_input(recipe, run, machine)
+    made = make_plan(given)
+    if as_json:
+        print_json(_as_json(given, made))
+    else:
+        _print(given, made)
+
+
+def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> "PlanInput":
+    from mixtral.train.plan import PlanInput
+
+    if path is None and run.model is None:
+        raise ConfigError("neither a recipe nor --model is given; plan needs one of them.")
+    recipe = None if path is None else _read(path)
+    config = _config(recipe, run.model)
+    values = {} if recipe is None else _recipe_fields(recipe)
+    if recipe is not None and not recipe.max_steps and run.num_steps is None:
+        note("the recipe counts epochs, which depend on its data: the time is that of 1,000 steps.")
+    is_cpu = recipe is not None and recipe.device == "cpu"
+    values |= machine.fields(config, is_cpu=is_cpu)
+    for name in ("dtype", "tokens_per_step", "micro_batch_tokens", "max_seq_len", "num_steps"):
+        if (value := getattr(run, name)) is not None:
+            values[name] = value
+    if run.activation_checkpointing is not None:
+        values["activation_checkpointing"] = run.activation_checkpointing
+    if run.quantization is not None:
+        values["quantization"] = "" if run.quantization == "none" else run.quantization
+    if (lora := _lora(recipe, run)) is not None:
+        values["adapter_parameters"] = _count(lora, config)
+    if values.get("dtype") == "auto":
+        values["dtype"] = "float32" if machine.gpus == 0 or is_cpu else "bfloat16"
+    if not values.get("micro_batch_tokens", 1):
+        values["micro_batch_tokens"] = max(1, values["tokens_per_step"] // values["num_devices"])
+    return PlanInput(config=config, **values)
+
+
+def _read(path: Path) -> "TrainRecipe":
+    with spinner("starting"):
+        from mixtral.train.recipe_file import read_recipe
+    return read_recipe(path)
+
+
+def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
+    if model is not None:
+        return find_model(model, allow_preset=True).config
+    assert recipe is not None
+    if not recipe.init_from:
+        return ModelConfig.preset(recipe.model)
+    try:
+        return find_model(recipe.init_from).config
+    except Error as error:
+        raise ConfigError(
+            f"init_from is {recipe.init_from}, which is not here yet; say what it is like with "
+            "--model, for one --model 8x7b."
+        ) from error
+
+
+def _recipe_fields(recipe: "TrainRecipe") -> dict[str, Any]:
+    """Return what a recipe says, as fields of ``PlanInput``."""
+    values: dict[str, Any] = {
+        name: getattr(recipe, name)
+        for name in (
+            "quantization",
+            "dtype",
+            "tokens_per_step",
+            "micro_batch_tokens",
+            "max_seq_len",
+            "activation_checkpointing",
+        )
+    }
+    if recipe.max_steps:
+        values["num_steps"] = recipe.max_steps
+    return values | {"expert_parallel": recipe.parallel.expert_parallel}
+
+
+def _lora(recipe: "TrainRecipe | None", run: RunOptions) -> "LoraSettings | None":
+    """Return what is adapted: as the options say, else as the recipe does."""
+    from mixtral.train.lora_settings import LoraSettings
+
+    given = None if recipe is None else recipe.lora
+    if run.lora_rank == 0:
+        return None
+    if run.lora_rank is None and (run.lora_targets is None or given is None):
+        if run.lora_targets is not None:
+            raise ConfigError("--lora-targets is given without --lora-rank; give both.")
+        return given
+    changes: dict[str, Any] = {} if run.lora_rank is None else {"rank": run.lora_rank}
+    if run.lora_targets is not None:
+        changes["targets"] = [name.strip() for name in run.lora_targets.split(",")]
+    return dataclasses.replace(given or LoraSettings(), **changes)
+
+
+def _count(lora: "LoraSettings", config: ModelConfig) -> int:
+    """Return the weights of an adapter: r (in + out) for each linear."""
+    from mixtral.model.adapter import adaptable_linears
+
+    shapes = adaptable_linears(config)
+    return sum(spec.rank * sum(shapes[name]) for name, spec in lora.specs(config).items())
+
+
+def _measure_tflops() -> float:
+    """Return what NumPy's matrix product reaches here in float32, 10^12 operations per second."""
+    import numpy as np
+
+    matrix = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
+    matrix @ matrix
+    begin, rounds = time.perf_counter(), 0
+    while time.perf_counter() - begin < _PROBE_SECONDS:
+        matrix @ matrix
+        rounds += 1
+    return rounds * 2 * _PROBE_SIZE**3 / (time.perf_counter() - begin) / 1e12
+
+
+def _as_json(given: "PlanInput", made: "Plan") -> dict[str, Any]:
+    values = dataclasses.asdict(made)
+    return {
+        "fits": made.fits,
+        "total_bytes": made.total_bytes,
+        **values,
+        "assumed": dataclasses.asdict(given),
+    }
+
+
+def _print(given: "PlanInput", made: "Plan") -> None:
+    console = stdout_console()
+    console.print(_describe(given), markup=False, soft_wrap=True)
+    console.print()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("memory of a device", style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for use, size in made.memory.items():
+        if size:
+            table.add_row(use, format_bytes(size), _USES[use])
+    free = f"of {format_bytes(made.device_bytes)}"
+    verdict = f"[green]it fits[/], {free}" if made.fits else f"[red]it does not fit[/], {free}"
+    table.add_row("in all", format_bytes(made.total_bytes), verdict)
+    console.print(table)
+    for change in made.advice:
+        console.print(f"  to make it fit: {change}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(
+        f"time: {made.flops_per_token / 1e9:,.3g} GFLOP per token, "
+        f"{format_count(made.tokens_per_s)} tokens/s, {_duration(made.seconds_per_step)} per step, "
+        f"{_duration(made.total_seconds)} for {given.num_steps:,} steps of "
+        f"{given.tokens_per_step:,} tokens",
+        soft_wrap=True,
+    )
+    console.print(
+        f"assumed: {given.num_devices} x {given.tflops:,.2f} TFLOP/s, of which "
+        f"{given.mfu:.0%} are reached (--tflops, --mfu)",
+        soft_wrap=True,
+    )
+
+
+def _describe(given: "PlanInput") -> str:
+    config = given.config
+    base = f"{format_count(config.num_parameters)} weights"
+    if not given.adapter_parameters:
+        return f"all of {base} trained, {given.dtype}, on {given.num_devices} device(s)"
+    packed = given.quantization or given.dtype
+    adapter = format_count(given.adapter_parameters)
+    return f"adapter of {adapter} over {base} in {packed}, on {given.num_devices} device(s)"
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    >>> _duration(0.25), _duration(90), _duration(9000), _duration(400_000)
+    ('0.25 s', '90 s', '2.5 h', '4.6 days')
+    """
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s"
