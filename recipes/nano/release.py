@@ -10,7 +10,6 @@ import argparse
 import json
 import shutil
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,16 +89,15 @@ def card(table: str, stages: Sequence[str]) -> str:
 
 
 def _stage_row(stage: str) -> str:
-    recipe = tomllib.loads((HERE / f"{stage}.toml").read_text(encoding="utf-8"))
     lines = (RESULTS / f"{stage}_log.jsonl").read_text(encoding="utf-8").splitlines()
     records: list[dict[str, Any]] = [json.loads(line) for line in lines]
     losses = [record["loss"] for record in records if record.get("loss") is not None][-20:]
     held_out = [r["valid_loss"] for r in records if r.get("valid_loss") is not None]
-    # A step of preference training is counted in pairs.
-    tokens = recipe["max_steps"] * recipe.get("tokens_per_step", 0)
-    size = f"{tokens / 1e6:.1f} M" if tokens else "-"
+    steps = records[-1]["step"] + 1
+    # Not every step is logged; those that are stand for the others.
+    tokens = steps * sum(record["num_tokens"] for record in records) / len(records)
     return (
-        f"| {stage} | {recipe['max_steps']:,} | {size} "
+        f"| {stage} | {steps:,} | {tokens / 1e6:.1f} M "
         f"| {sum(losses) / len(losses):.2f} | {held_out[-1]:.2f} |"
     )
 

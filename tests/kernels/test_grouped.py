@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mixtral.kernels import grouped, reference
+from mixtral.kernels import grouped, packed_attention, reference
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -76,6 +76,51 @@ def test_stacked_moe_equals_grouped_moe() -> None:
     assert_close(stacked, expected)
 
 
+def test_moe_gradients_pass_gradcheck_in_float64_with_an_idle_expert() -> None:
+    generator = torch.Generator().manual_seed(4)
+    w1, w2, w3 = (
+        [w.double().requires_grad_() for w in ws]
+        for ws in random_experts(3, 4, 5, torch.float32, generator)
+    )
+    x = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([[2, 0], [0, 2], [2, 0], [2, 0], [0, 2], [0, 2]])
+
+    def run(x: torch.Tensor, weights: torch.Tensor, *busy: torch.Tensor) -> torch.Tensor:
+        first, idle, last = busy[:3], (w1[1], w2[1], w3[1]), busy[3:]
+        return grouped.moe(x, weights, ids, *zip(first, idle, last, strict=True))
+
+    busy = [w[0] for w in (w1, w2, w3)] + [w[2] for w in (w1, w2, w3)]
+    assert torch.autograd.gradcheck(run, (x, weights, *busy))
+
+
+@pytest.mark.parametrize("frozen", ["experts", "states"])
+def test_moe_makes_no_gradient_for_what_is_idle_or_frozen(frozen: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    w1, w2, w3 = random_experts(4, 8, 6, torch.float32, generator)
+    x = torch.randn(5, 8, generator=generator, requires_grad=frozen != "states")
+    weights = torch.rand(5, 2, generator=generator, requires_grad=True)
+    for weight in (*w1, *w2, *w3):
+        weight.requires_grad_(frozen != "experts")
+    ids = torch.tensor([[0, 3]] * 5)
+    grouped.moe(x, weights, ids, w1, w2, w3).sum().backward()
+    assert (x.grad is None) == (frozen == "states")
+    assert weights.grad is not None
+    for expert in range(4):
+        has_grad = expert in (0, 3) and frozen != "experts"
+        assert [w[expert].grad is not None for w in (w1, w2, w3)] == [has_grad] * 3
+
+
+def test_moe_gives_the_same_with_and_without_gradients() -> None:
+    generator = torch.Generator().manual_seed(6)
+    w1, w2, w3 = random_experts(6, 24, 40, torch.float32, generator)
+    x = torch.randn(31, 24, generator=generator, requires_grad=True)
+    weights, ids = grouped.route(torch.randn(31, 6, generator=generator), 3)
+    trained = grouped.moe(x, weights, ids, w1, w2, w3)
+    with torch.no_grad():
+        assert_close(trained, grouped.moe(x, weights, ids, w1, w2, w3))
+
+
 def test_routing_weights_equal_renormalised_softmax_over_all_experts() -> None:
     logits = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
     weights, ids = reference.route(logits, 2)
@@ -105,6 +150,51 @@ def test_fused_attention_equals_plain_formula(
         starts.append(starts[-1] + length)
     expected = reference.attention(q, k, v, starts, window)
     assert_close(grouped.attention(q, k, v, starts, window), expected)
+
+
+def with_gradients(
+    inputs: list[torch.Tensor], out_grad: torch.Tensor, starts: list[int], window: int | None
+) -> list[torch.Tensor]:
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    out = grouped.attention(*leaves, starts, window)
+    out.backward(out_grad)
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+# 48 queries and 96 keys are the C++ kernel's blocks: lengths on both sides of them and of two.
+@pytest.mark.parametrize("window", [None, 1, 33])
+@pytest.mark.parametrize("lengths", [(1,), (48, 49), (3, 11, 1, 100), (193,)])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(4, 2, 16), (3, 1, 20), (2, 2, 64)])
+def test_attention_gradients_in_float32_equal_those_in_float64(
+    heads: int, groups: int, width: int, lengths: tuple[int, ...], window: int | None
+) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    tokens = sum(lengths)
+    starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    inputs = [torch.randn(tokens, n, width, generator=generator) for n in (heads, groups, groups)]
+    out_grad = torch.randn(tokens, heads, width, generator=generator)
+    narrow = with_gradients(inputs, out_grad, starts, window)
+    wide = with_gradients([t.double() for t in inputs], out_grad.double(), starts, window)
+    for actual, expected in zip(narrow, wide, strict=True):
+        # Where a query sees itself alone, gradients of query and key are 0.
+        assert (actual - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_attention_of_a_sequence_does_not_depend_on_its_company_or_the_threads() -> None:
+    generator = torch.Generator().manual_seed(7)
+    inputs = [torch.randn(150, n, 16, generator=generator) for n in (4, 2, 2)]
+    if not packed_attention.fits(*inputs):
+        pytest.skip("the C++ library is not built")
+    out_grad = torch.randn(150, 4, 16, generator=generator)
+    together = with_gradients(inputs, out_grad, [0, 30, 130, 150], None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        alone = with_gradients([t[30:130] for t in inputs], out_grad[30:130], [0, 100], None)
+    finally:
+        torch.set_num_threads(threads)
+    for one, all_of_them in zip(alone, together, strict=True):
+        assert torch.equal(one, all_of_them[30:130])
 
 
 @pytest.mark.parametrize("window", [None, 4])

@@ -6,6 +6,7 @@ Module and parameter names are Hugging Face's, so state dicts and adapters carry
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import cast
 
 import torch
@@ -181,7 +182,8 @@ class Transformer(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
-        return sum(p.numel() * p.element_size() for p in self.parameters())
+        held = chain(self.parameters(), self.buffers())  # packed weights are buffers
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     @property
     def max_step_tokens(self) -> int:

@@ -59,6 +59,8 @@ class StepMetrics:
     """Rate of this step."""
     seconds: float
     """Time of this step, without measurements on held-out data."""
+    num_tokens: int
+    """Tokens that ran, over all processes."""
     tokens_per_s: float
     """Training tokens per second of this step."""
     flops_use: float
@@ -154,6 +156,8 @@ class Trainer:
         finally:
             log.close()
             self.folder.close()
+            if not self.context.is_main:
+                self.folder.path.rmdir()  # it was only there to be locked
 
     def _steps(self, log: TrainLog) -> Iterator[StepMetrics]:
         recipe = self.recipe
@@ -170,6 +174,8 @@ class Trainer:
                     self.export(self.folder.path / "best")
             if self.next_step % recipe.checkpoint_every == 0 or is_last:
                 self.save()
+                # Again and again, because a machine that is busy at the start seems slow.
+                peak = max(peak, measure_matmul_flops(self.model.device, self._dtype))
             yield metrics
 
     @property
@@ -224,6 +230,7 @@ class Trainer:
             )
         norm = self.optimizer.step(rate)
         seconds = time.perf_counter() - begin
+        num_tokens = sum(m.batch.input_ids.numel() for m in micros)
         is_full = not self._first.is_adapted
         flops = sum(
             step_flops(self.config, m.batch, num_targets=m.num_targets, is_full=is_full)
@@ -238,7 +245,8 @@ class Trainer:
             grad_norm=norm,
             learning_rate=rate,
             seconds=seconds,
-            tokens_per_s=sum(m.batch.input_ids.numel() for m in micros) / seconds,
+            num_tokens=num_tokens,
+            tokens_per_s=num_tokens / seconds,
             flops_use=flops / seconds / (peak_flops * self.context.world_size),
             extra=means,
             valid=self.evaluate() or None if is_eval else None,
