@@ -47,7 +47,7 @@ _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
 _NUM_NOVELS = 12
 _SAMPLE_RECORDS = 2000
-_NUM_PAIRS = 6000
+_NUM_PAIRS = 1500
 _SHORT_TOKENS = 1024  # what a sequence has until long texts come
 _LINE_FEED = 781  # in the v3 tokenizer
 
