@@ -34,8 +34,13 @@ def load_adapters(folders: Mapping[str, str | Path], config: ModelConfig) -> dic
 def _load(name: str, folder: Path, config: ModelConfig) -> Adapter:
     if not name.strip():
         raise ConfigError(f"the adapter in {folder} has an empty name; requests ask for it by one.")
-    folder = folder.expanduser()
-    if not folder.is_dir():
+    try:
+        folder = folder.expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, or the home of nobody
+        reason = error.strerror if isinstance(error, OSError) else "there is no such user"
+        raise ConfigError(f"adapter {name} is in {folder!s:.200}; {reason}.") from error
+    if not is_folder:
         raise ConfigError(
             f"adapter {name} is in {folder}, which is no folder; it must be one with "
             "adapter_config.json and adapter_model.safetensors."

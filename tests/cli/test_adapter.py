@@ -104,3 +104,18 @@ def test_base_without_a_folder_is_refused(
     result = run("adapter", "merge", name, adapter, tmp_path / "merged")
     assert result.exit_code == 2
     assert repr(name) in result.stderr
+
+
+def test_merge_onto_what_is_there_is_refused(
+    run: Run, tiny: Path, adapter: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for target in (tiny, adapter, file, file / "below"):
+        before = {path: path.stat().st_mtime_ns for path in (*tiny.iterdir(), *adapter.iterdir())}
+        result = run("adapter", "merge", tiny, adapter, target)
+        assert result.exit_code == 2, target
+        assert str(target) in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert file.read_text() == "mine"

@@ -37,6 +37,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
         "log_every": 1,
         "checkpoint_every": 1,
         "dtype": "float32",
+        "warmup_steps": 1,
     }
     lines = (f"{name} = {json.dumps(value)}\n" for name, value in (values | changes).items())
     path.write_text("".join(lines))
@@ -159,6 +160,34 @@ def test_first_ctrl_c_keeps_the_step_under_way(
     assert "going on from the checkpoint at step 2 of 3" in run("train", "pretrain", recipe).stderr
 
 
+def test_no_place_for_pictures_is_said_and_the_model_is_kept(
+    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mixtral.train.plot.plot_run", full)
+    result = run("train", "pretrain", recipe)
+    assert result.exit_code == 0
+    assert "no curves were drawn: No space left on device." in result.stderr
+    assert result.stdout == f"wrote {recipe.parent / 'run' / 'model'}\n"
+
+
+@pytest.mark.parametrize(("local_rank", "waits"), [("0", []), ("1", [5.0])])
+def test_first_process_of_a_machine_tells_what_all_of_them_meet(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local_rank: str,
+    waits: list[float],
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr("mixtral.cli.train.time.sleep", waited.append)
+    assert run("train", "sft", tmp_path / "none.toml").exit_code == 2
+    assert waited == waits  # there torchrun would have ended it
+
+
 def test_show_marks_what_is_learned(run: Run, tmp_path: Path) -> None:
     records = tmp_path / "talk.jsonl"
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -167,7 +196,12 @@ def test_show_marks_what_is_learned(run: Run, tmp_path: Path) -> None:
     assert shown.splitlines()[1] == "<s>[INST] Hi[/INST]{ Hello</s>}"
     pieces = json.loads(run("train", "show", records, "--json").stdout)["pieces"]
     assert [piece["is_learned"] for piece in pieces] == [False, True]
-    records.write_text("{}\n")
-    result = run("train", "show", records)
-    assert result.exit_code == 2
-    assert "talk.jsonl:1" in result.stderr
+    function = {"name": "add", "arguments": "{}"}
+    both = {"content": "Sure.", "tool_calls": [{"id": "abcdefghi", "function": function}]}
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    unwritable = {"messages": [messages[0], {"role": "assistant"} | both], "tools": [tool]}
+    for record in ({}, unwritable):
+        records.write_text(json.dumps(record) + "\n")
+        result = run("train", "show", records)
+        assert result.exit_code == 2
+        assert "talk.jsonl:1" in result.stderr

@@ -73,6 +73,9 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
     short = write_tokens(tmp_path / "m.npy", [1] * 19, np.uint8)
     with pytest.raises(ConfigError, match="equally long"):
         stream(good, mask_path=short)
+    empty = write_tokens(tmp_path / "e.npy", [1] + [0] * 19, np.uint8)
+    with pytest.raises(ConfigError, match="marks no token"):  # the first token is no target
+        stream(good, mask_path=empty)
 
 
 def random_documents(path: Path, count: int = 40) -> Path:

@@ -89,6 +89,18 @@ def test_only_what_is_trained_gets_a_gradient(trained: str) -> None:
 
 
 @pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(factor: int) -> None:
+    leaves = [torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)]
+    loss = factor * linear_cross_entropy(*leaves, torch.arange(6))
+    once = torch.autograd.grad(loss, leaves, retain_graph=True)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    for leaf, expected in zip(leaves, once, strict=True):
+        torch.testing.assert_close(leaf.grad, 2 * expected)
+
+
+@pytest.mark.usefixtures("path")
 def test_micro_batches_weighted_by_their_size_add_up_to_the_whole_batch() -> None:
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(50, 8, generator=generator)
@@ -203,6 +215,15 @@ def test_balancing_loss_is_one_when_even_and_num_experts_when_all_go_to_one() ->
     assert float(load_balancing_loss([even], 1)) == pytest.approx(1.0, abs=1e-4)
     one_sided = torch.tensor([[50.0, 0, 0, 0]]).expand(6, -1)
     assert float(load_balancing_loss([one_sided], 1)) == pytest.approx(4.0, abs=1e-4)
+
+
+def test_router_losses_are_means_over_layers() -> None:
+    generator = torch.Generator().manual_seed(5)
+    layers = [torch.randn(30, 6, generator=generator) for _ in range(3)]
+    balance = [load_balancing_loss([logits], 2) for logits in layers]
+    z_loss = [router_z_loss([logits]) for logits in layers]
+    torch.testing.assert_close(load_balancing_loss(layers, 2), torch.stack(balance).mean())
+    torch.testing.assert_close(router_z_loss(layers), torch.stack(z_loss).mean())
 
 
 def test_balancing_gradient_lowers_the_busy_expert() -> None:

@@ -217,7 +217,7 @@ def test_split_parts_all_examples() -> None:
     )
     records = [EncodedRecord(key=5, examples=examples)]
     same = ExampleSet.collect(records, vocab_size=512)
-    with pytest.raises(ConfigError, match=r"leave .* to learn and .* to measure"):
+    with pytest.raises(ConfigError, match=r"leaves .* to learn and .* to measure"):
         same.split(0.5, seed=0)
     with pytest.raises(ConfigError, match=r"fraction is 1\.0; it must be between"):
         same.split(1.0, seed=0)

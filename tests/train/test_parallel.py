@@ -200,12 +200,15 @@ def test_variables_that_torchrun_would_not_set_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="variable WORLD_SIZE is 'two'"):
         ParallelContext.from_environment(ParallelSettings())
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    with pytest.raises(ConfigError, match="a whole number of at least 1"):
+        ParallelContext.from_environment(ParallelSettings())
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="cannot join the 1 others"):
         ParallelContext.from_environment(ParallelSettings())
 
 
-@pytest.mark.parametrize(("num_micros", "world_size"), [(4, 2), (5, 4), (7, 1), (9, 8)])
+@pytest.mark.parametrize(("num_micros", "world_size"), [(4, 2), (5, 4), (7, 1), (9, 8), (1, 4)])
 def test_every_micro_batch_counts_once_and_all_processes_run_equally_often(
     num_micros: int, world_size: int
 ) -> None:
@@ -217,8 +220,9 @@ def test_every_micro_batch_counts_once_and_all_processes_run_equally_often(
 
 
 def test_fewer_micro_batches_than_processes_are_refused() -> None:
+    _process(0, 2).require_enough(2)
     with pytest.raises(ConfigError, match="1 micro-batches for 2 processes"):
-        _process(0, 2).share(1)
+        _process(0, 2).require_enough(1)
 
 
 def _process(rank: int, world_size: int) -> ParallelContext:

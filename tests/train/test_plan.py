@@ -11,15 +11,18 @@ import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
+from mixtral.checkpoint.peft import write_adapter
 from mixtral.cli import train_plan
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.model import TokenBatch, Transformer
 from mixtral.model.lora import LoraSpec, add_lora
+from mixtral.model_source import find_model
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.flops import step_flops
 from mixtral.train.losses import linear_cross_entropy
 from mixtral.train.plan import PlanInput, activation_bytes, flops_per_token, make_plan
+from tests.adapters_for_tests import random_adapter
 from tests.models_for_tests import tiny_config, tiny_model
 
 BIG = ModelConfig.preset("8x7b")
@@ -178,6 +181,8 @@ def test_nano_fits_a_laptop() -> None:
         ({"num_devices": 4, "expert_parallel": 3}, "it must divide the 4 devices"),
         ({"num_devices": 0}, "num_devices is 0"),
         ({"tflops": 0}, "tflops is 0"),
+        ({"dtype": "float16"}, "dtype is 'float16'; it must be bfloat16 or float32"),
+        ({"tokens_per_step": 10**400}, "must be a whole number from 1 to"),
     ],
 )
 def test_values_without_sense_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -229,6 +234,21 @@ def test_command_measures_this_cpu_where_no_gpu_is_asked_for(
 def test_command_needs_a_model() -> None:
     with pytest.raises(ConfigError, match="neither a recipe nor --model"):
         run("--json")
+
+
+def test_adapter_that_is_trained_on_counts_or_has_to_be_described(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'output = "o"\ntrain_records = "t"\ninit_from = "nano"\ninit_adapter = "gone"\n'
+    )
+    with pytest.raises(ConfigError, match=r"gone, which is not here yet; say .* --lora-rank"):
+        run(str(recipe))
+    options = ("--lora-rank", "4", "--lora-targets", "attention")
+    described = json.loads(run(str(recipe), *options, "--json"))["assumed"]
+    config = find_model("nano").config
+    adapter = random_adapter(config, "attention", rank=lambda name: 4)
+    write_adapter(tmp_path / "gone", adapter, config)
+    assert json.loads(run(str(recipe), "--json"))["assumed"] == described
 
 
 def test_start_that_is_not_here_is_named(tmp_path: Path) -> None:

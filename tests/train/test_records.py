@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def test_bytes_that_are_not_utf8_and_lines_without_end_are_named(
         ("[", "write one object per line instead"),
         ("[" * 100_000, "nested too deeply"),
         ('{"messages": NaN}', "NaN is no number"),
+        ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+        (f'{{"messages": {"9" * 5000}}}', "a number has too many digits"),
     ],
 )
 def test_json_that_is_no_record_is_explained(tmp_path: Path, line: str, reason: str) -> None:
@@ -189,11 +192,22 @@ def test_json_that_is_no_record_is_explained(tmp_path: Path, line: str, reason: 
         read(write(tmp_path / "a.jsonl", line))
 
 
-def test_a_compressed_file_is_named_as_one(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps({"messages": [USER, FOUR]}).encode()))
-    with pytest.raises(ConfigError, match="the file is compressed, unpack it first"):
+@pytest.mark.parametrize(
+    ("encode", "reason"),
+    [
+        (lambda text: gzip.compress(text.encode()), "is compressed by gzip; unpack it first"),
+        (lambda text: text.encode("utf-16"), "is written in UTF-16; write it in UTF-8"),
+        (lambda text: b"PAR1" + text.encode(), "is a Parquet file"),
+    ],
+)
+def test_file_of_another_kind_is_named_once(
+    tmp_path: Path, encode: Callable[[str], bytes], reason: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(encode(3 * (json.dumps({"messages": [USER, FOUR]}) + "\n")))
+    with pytest.raises(ConfigError) as caught:
         read(path)
+    assert str(caught.value).startswith(f"{path} {reason}")
 
 
 def test_wrong_paths_are_refused(tmp_path: Path) -> None:

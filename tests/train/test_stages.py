@@ -53,7 +53,8 @@ def test_stopped_run_over_records_goes_on_to_the_same_losses(
     values: dict[str, Any], conversations: Path, preferences: Path, tmp_path: Path, stage: Any
 ) -> None:
     file = conversations if stage == "sft" else preferences
-    values |= {"train_records": str(file), "dpo": DpoSettings(pairs_per_step=8)}
+    values |= {"train_records": str(file)}
+    values |= {"dpo": DpoSettings(pairs_per_step=8)} if stage == "dpo" else {}
     _, whole = run(values, stage)
     values |= {"output": str(tmp_path / "stopped")}
     first = []
@@ -135,6 +136,13 @@ def test_reference_is_the_base_when_the_adapter_is_off(
         ({"train_mask": "x.npy"}, "does not go with train_records"),
         ({"init_adapter": "a", "lora": lora()}, "Leave one of them out"),
         ({"micro_batch_tokens": 32}, "must be at least the longest sequence, 64"),
+        ({"long_seq_len": 128}, "long_seq_len is given; it does not go with train_records"),
+        ({"model": "8x7b"}, "model is for random weights alone"),
+        ({"init": "copy"}, "init is for random weights alone"),
+        ({"min_learning_rate": 1.0}, "must be at most learning_rate, 0.01"),
+        ({"freeze_router": True, "lora": lora()}, "lora.targets has the router"),
+        ({"num_epochs": 1e308}, "num_epochs is 1e\\+308; it must be above 0 and at most 1000000"),
+        ({"learning_rate": 1e9}, "must be above 0 and at most 100"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

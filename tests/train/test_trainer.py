@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixtral.checkpoint import open_checkpoint
+from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.train import StepMetrics, Trainer, TrainRecipe, read_recipe
 
@@ -57,6 +58,7 @@ def test_finished_run_exports_again_over_the_old_model(recipe_values: dict[str, 
         "best",
         "log.jsonl",
         "model",
+        "run.json",
         "state.pt",
     ]
     assert open_checkpoint(output / "model").config.num_hidden_layers == 2
@@ -264,3 +266,28 @@ def test_state_that_cannot_be_written_is_told_and_the_old_one_kept(
         list(run)
     assert trainer.folder.state_path.read_bytes() == before
     assert [path.name for path in trainer.folder.path.glob("*.tmp")] == []
+
+
+def test_geometry_changes_the_preset(recipe_values: dict[str, object]) -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 600}
+    values = recipe_values | {"init_from": "", "geometry": small, "max_steps": 1}
+    trainer = Trainer(TrainRecipe(**values))
+    list(trainer.run())
+    assert open_checkpoint(trainer.result).config.replace(dtype="bfloat16") == ModelConfig.preset(
+        "nano"
+    ).replace(**small)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        ({"hidden": 32}, "geometry has 'hidden'; it must be of"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ("large", "geometry is 'large'; it must be a table"),
+    ],
+)
+def test_wrong_geometry_is_refused(
+    recipe_values: dict[str, object], geometry: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainRecipe(**(recipe_values | {"init_from": "", "geometry": geometry}))

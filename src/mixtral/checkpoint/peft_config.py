@@ -46,6 +46,8 @@ _UNSUPPORTED: Mapping[str, str] = {
 # A file from elsewhere must not be able to stall the program: matching time grows with the power of
 # the repetitions, and exponentially with those of a group.
 _MAX_REPEATS = 3
+# Wider than any weight; a number of a thousand digits would become no float.
+_MAX_RANK = 2**20
 _REPEAT = re.compile(r"[*+{]")
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 # These initialisations subtract something from the base weights, which then are not the base's.
@@ -97,7 +99,7 @@ class PeftConfig:
                 pattern: _number(path, f"alpha_pattern[{pattern!r}]", value)
                 for pattern, value in _patterns(path, values, "alpha_pattern").items()
             },
-            use_rslora=values.get("use_rslora") is True,
+            use_rslora=_flag(path, "use_rslora", values.get("use_rslora")),
             base_model=None if base_model is None else str(base_model),
         )
 
@@ -182,8 +184,9 @@ def _patterns(path: Path, values: Mapping[str, Any], name: str) -> Mapping[str, 
                 f"Use one with at most {_MAX_REPEATS} repetitions, and none of a group."
             )
         try:
-            re.compile(pattern)
-        except re.error as error:
+            for expression in (pattern, _pattern_of(pattern)):
+                re.compile(expression)
+        except (re.error, OverflowError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: {name} has the pattern {pattern!r}, which is no regular expression: "
                 f"{error}."
@@ -192,22 +195,35 @@ def _patterns(path: Path, values: Mapping[str, Any], name: str) -> Mapping[str, 
 
 
 def _whole(path: Path, name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{path}: {name} is {value!r}; it must be a whole number above 0.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_RANK:
+        raise CheckpointError(
+            f"{path}: {name} is {value!r:.40}; it must be a whole number from 1 to {_MAX_RANK}."
+        )
     return value
+
+
+def _flag(path: Path, name: str, value: object) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{path}: {name} is {value!r:.40}; it must be true or false.")
+    return value is True
 
 
 def _number(path: Path, name: str, value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < abs(value) < 1e30:
         raise CheckpointError(
-            f"{path}: {name} is {value!r}; it must be a finite number other than 0."
+            f"{path}: {name} is {value!r:.40}; it must be a finite number other than 0."
         )
     return value
 
 
+def _pattern_of(pattern: str) -> str:
+    """Return the expression for whole paths that PEFT makes of a pattern."""
+    return rf"(.*\.)?({pattern})$"
+
+
 def _find(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(_pattern_of(pattern), module):
             return value
     return default
 

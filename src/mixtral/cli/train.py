@@ -1,6 +1,8 @@
 """``mixtral train``: a training run from a recipe, shown while it goes and stopped at any time."""
 
+import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +26,16 @@ from rich.progress import (
 from mixtral.cli import train_plan, train_show
 from mixtral.cli.console import note, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.fields import FieldDoc, read_fields
+from mixtral.errors import Error
 
 if TYPE_CHECKING:
     from mixtral.train import StepMetrics, Trainer, TrainRecipe
     from mixtral.train.objectives import Stage
     from mixtral.train.parallel import ParallelContext
 
+
+# torchrun looks for failed processes every 0.1 s and ends the others.
+_PATIENCE_S = 5.0
 
 _TABLES = {
     "lora": ("train/lora_settings.py", "LoraSettings"),
@@ -77,10 +83,7 @@ def pretrain(recipe: _Recipe, as_json: _Json = False) -> None:
 
     A run that was stopped goes on where it stopped when started again.
     """
-    loaded = _read(recipe)
-    if loaded.train_mask:
-        note("train_mask is set: the loss counts masked tokens only, as in sft.")
-    _train(loaded, "pretrain", as_json=as_json)
+    _train(recipe, "pretrain", as_json=as_json)
 
 
 @app.command(epilog=_epilog("sft"))
@@ -89,7 +92,7 @@ def sft(recipe: _Recipe, as_json: _Json = False) -> None:
 
     A run that was stopped goes on where it stopped when started again.
     """
-    _train(_read(recipe), "sft", as_json=as_json)
+    _train(recipe, "sft", as_json=as_json)
 
 
 @app.command(epilog=_epilog("dpo"))
@@ -98,7 +101,7 @@ def dpo(recipe: _Recipe, as_json: _Json = False) -> None:
 
     A run that was stopped goes on where it stopped when started again.
     """
-    _train(_read(recipe), "dpo", as_json=as_json)
+    _train(recipe, "dpo", as_json=as_json)
 
 
 app.command(epilog=train_plan.EPILOG)(train_plan.plan)
@@ -111,13 +114,39 @@ def _read(path: Path) -> "TrainRecipe":
     return read_recipe(path)
 
 
-def _train(recipe: "TrainRecipe", stage: "Stage", *, as_json: bool) -> None:
-    from mixtral.loading import torch_device
-    from mixtral.train.parallel import ParallelContext
+def _train(path: Path, stage: "Stage", *, as_json: bool) -> None:
+    with _told_once():
+        recipe = _read(path)
+        from mixtral.loading import torch_device
+        from mixtral.train.parallel import ParallelContext
 
-    device = torch_device(recipe.device).type
-    with ParallelContext.from_environment(recipe.parallel, device) as context:
-        _run(recipe, stage, context, as_json=as_json)
+        device = torch_device(recipe.device).type
+        with ParallelContext.from_environment(recipe.parallel, device) as context:
+            if stage == "pretrain" and recipe.train_mask and context.is_main:
+                note("train_mask is set: the loss counts masked tokens only, as in sft.")
+            _run(recipe, stage, context, as_json=as_json)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Leave it to the first process of a machine to tell of what all of them meet.
+
+    The others wait with an error until torchrun ends them; one that is not ended met something of
+    its own, and tells of it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        yield
+        return
+    ours = logging.getLogger("mixtral")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    except Error:
+        time.sleep(_PATIENCE_S)
+        raise
+    finally:
+        ours.setLevel(level)
 
 
 def _run(
@@ -140,6 +169,7 @@ def _run(
                     show(last)
                 if context.any_true(stop()):
                     trainer.save()
+                    trainer.wait()
                     steps.close()
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -249,7 +279,7 @@ def _speed(metrics: "StepMetrics") -> str:
 
 def _explain_resume(trainer: "Trainer") -> None:
     trainer.folder.close()
-    state = trainer.folder.saved_step
+    state = trainer.saved_step
     if state is None:
         note(f"stopped after step {trainer.next_step}, before the first checkpoint.")
     else:
@@ -267,7 +297,11 @@ def _plot(trainer: "Trainer") -> list[Path]:
             raise
         note("no curves were drawn, matplotlib is missing: pip install 'mixtral[train]'.")
         return []
-    return plot_run(trainer.folder.log_path)
+    try:
+        return plot_run(trainer.folder.log_path)
+    except OSError as error:  # The model is there, which is what counts.
+        note(f"no curves were drawn: {error.strerror or error}.")
+        return []
 
 
 def _summary(

@@ -150,8 +150,10 @@ class MachineOptions:
             "expert_parallel": self.expert_parallel,
         }
         if on_cpu:
-            values["device_memory_gb"] = self.gpu_memory_gb or available_memory_bytes() / 1e9
-            values["tflops"] = self.tflops or _measure_tflops()
+            if self.gpu_memory_gb is None:
+                values["device_memory_gb"] = available_memory_bytes() / 1e9
+            if self.tflops is None:
+                values["tflops"] = _measure_tflops()
             # Measured: a process of ours that has run a step, less the model.
             values["reserve_gb"] = 0.4 if self.reserve_gb is None else self.reserve_gb
         return {name: value for name, value in values.items() if value is not None}
@@ -185,8 +187,6 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
     recipe = None if path is None else _read(path)
     config = _config(recipe, run.model)
     values = {} if recipe is None else _recipe_fields(recipe)
-    if recipe is not None and not recipe.max_steps and run.num_steps is None:
-        note("the recipe counts epochs, which depend on its data: the time is that of 1,000 steps.")
     is_cpu = recipe is not None and recipe.device == "cpu"
     values |= machine.fields(config, is_cpu=is_cpu)
     for name in ("dtype", "tokens_per_step", "micro_batch_tokens", "max_seq_len", "num_steps"):
@@ -198,11 +198,16 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
         values["quantization"] = "" if run.quantization == "none" else run.quantization
     if (lora := _lora(recipe, run)) is not None:
         values["adapter_parameters"] = _count(lora, config)
+    elif recipe is not None and recipe.init_adapter and run.lora_rank is None:
+        values["adapter_parameters"] = _count_in(Path(recipe.init_adapter), config)
     if values.get("dtype") == "auto":
         values["dtype"] = "float32" if machine.gpus == 0 or is_cpu else "bfloat16"
     if not values.get("micro_batch_tokens", 1):
         values["micro_batch_tokens"] = max(1, values["tokens_per_step"] // values["num_devices"])
-    return PlanInput(config=config, **values)
+    given = PlanInput(config=config, **values)
+    if recipe is not None and "num_steps" not in values:
+        note("the recipe counts epochs, which depend on its data: the time is that of 1,000 steps.")
+    return given
 
 
 def _read(path: Path) -> "TrainRecipe":
@@ -216,7 +221,7 @@ def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
         return find_model(model, allow_preset=True).config
     assert recipe is not None
     if not recipe.init_from:
-        return ModelConfig.preset(recipe.model)
+        return recipe.first_config()
     try:
         return find_model(recipe.init_from).config
     except Error as error:
@@ -235,10 +240,10 @@ def _recipe_fields(recipe: "TrainRecipe") -> dict[str, Any]:
             "dtype",
             "tokens_per_step",
             "micro_batch_tokens",
-            "max_seq_len",
             "activation_checkpointing",
         )
     }
+    values["max_seq_len"] = max(recipe.max_seq_len, recipe.long_seq_len)
     if recipe.max_steps:
         values["num_steps"] = recipe.max_steps
     return values | {"expert_parallel": recipe.parallel.expert_parallel}
@@ -267,6 +272,18 @@ def _count(lora: "LoraSettings", config: ModelConfig) -> int:
 
     shapes = adaptable_linears(config)
     return sum(spec.rank * sum(shapes[name]) for name, spec in lora.specs(config).items())
+
+
+def _count_in(folder: Path, config: ModelConfig) -> int:
+    """Return the weights of an adapter that is there already."""
+    from mixtral.checkpoint.peft import read_adapter
+
+    if not folder.is_dir():
+        raise ConfigError(
+            f"init_adapter is {folder}, which is not here yet; say what it is like with "
+            "--lora-rank and --lora-targets."
+        )
+    return read_adapter(folder, config).num_parameters
 
 
 def _measure_tflops() -> float:

@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from mixtral.cli.console import print_json, spinner, stdout_console
+from mixtral.errors import InvalidRequest
 
 EPILOG = """Example:
   mixtral train show conversations.jsonl --model nano --limit 3"""
@@ -30,23 +31,29 @@ def show(
     with spinner("reading"):
         from mixtral.model_source import find_model
         from mixtral.model_tokenizer import find_tokenizer
-        from mixtral.train.chat_data import encode_conversation, picture
-        from mixtral.train.record_files import RecordReader
+        from mixtral.train.chat_data import Example, encode_conversation, picture
+        from mixtral.train.record_files import RecordReader, reason_of
         from mixtral.train.records import parse_conversation
 
         tokenizer = find_tokenizer(find_model(model))
         reader = RecordReader([records], parse_conversation)
-        lines = list(reader)
+        shown: list[tuple[str, list[Example]]] = []
+        for line in reader:
+            if len(shown) < limit:
+                try:
+                    shown.append((line.place, encode_conversation(line.record, tokenizer)))
+                except (InvalidRequest, RecursionError) as error:
+                    reader.refuse(line, reason_of(error))
         reader.check()
-    for line in lines[:limit]:
-        for example in encode_conversation(line.record, tokenizer):
+    for place, examples in shown:
+        for example in examples:
             pieces = picture(example, tokenizer)
             if as_json:
                 learned = [{"text": text, "is_learned": learned} for text, learned in pieces]
-                print_json({"place": line.place, "pieces": learned})
+                print_json({"place": place, "pieces": learned})
             else:
                 _print_example(
-                    line.place, pieces, learned=sum(example.loss_mask), of=len(example.token_ids)
+                    place, pieces, learned=sum(example.loss_mask), of=len(example.token_ids)
                 )
 
 

@@ -75,6 +75,7 @@ def encode_records(
     encode: Callable[[R], list[Example]],
     *,
     max_seq_len: int,
+    max_record_tokens: int | None = None,
     too_long: Literal["error", "skip"] = "error",
 ) -> Iterator[EncodedRecord]:
     """Encode all records of a reader, and tell of the bad ones at the end.
@@ -83,6 +84,8 @@ def encode_records(
         reader: Its ``num_skipped`` counts what ``too_long`` leaves out.
         encode: One of the functions below, with its tokenizer filled in by ``partial``.
         max_seq_len: Most tokens that may run as one sequence.
+        max_record_tokens: Most tokens that all examples of a record may run together, as the two
+            of a preference pair do; None where they need not.
         too_long: Whether a longer record is an error, or left out and counted.
 
     Raises:
@@ -95,18 +98,30 @@ def encode_records(
         except (InvalidRequest, RecursionError) as error:
             reader.refuse(line, reason_of(error))
             continue
-        longest = max(example.num_inputs for example in examples)
-        if longest <= max_seq_len:
+        reason = _excess(examples, max_seq_len, max_record_tokens)
+        if reason is None:
             yield EncodedRecord(key=line.record.key(), examples=examples)
         elif too_long == "skip":
             reader.num_skipped += 1
         else:
-            reader.refuse(
-                line,
-                f"the record has {longest} tokens and max_seq_len is {max_seq_len}; raise it, or "
-                "skip what is too long",
-            )
+            reader.refuse(line, f"{reason}; raise it, or skip what is too long")
     reader.check()
+
+
+def _excess(
+    examples: Sequence[Example], max_seq_len: int, max_record_tokens: int | None
+) -> str | None:
+    """Return which limit the examples of a record exceed, or None."""
+    longest = max(example.num_inputs for example in examples)
+    if longest > max_seq_len:
+        return f"the record has {longest} tokens and max_seq_len is {max_seq_len}"
+    total = sum(example.num_inputs for example in examples)
+    if max_record_tokens is not None and total > max_record_tokens:
+        return (
+            f"the pair has {total} tokens, prompt and answer twice, and micro_batch_tokens is "
+            f"{max_record_tokens}"
+        )
+    return None
 
 
 def encode_conversation(conversation: Conversation, tokenizer: Tokenizer) -> list[Example]:

@@ -73,8 +73,8 @@ class TokenStream:
         rank, world_size: Which part of each step is this process's.
 
     Raises:
-        ConfigError: A file is missing, of another type, too short, or has ids outside 0..V-1, or a
-            sequence does not fit into a micro-batch.
+        ConfigError: A file is missing, of another type, too short, or has ids outside 0..V-1, a
+            mask marks nothing, or a sequence does not fit into a micro-batch.
     """
 
     def __init__(
@@ -95,6 +95,11 @@ class TokenStream:
             raise ConfigError(
                 f"{mask_path} has {len(self._mask)} entries and {path} {len(self._tokens)}; "
                 "they must be equally long."
+            )
+        if self._mask is not None and not self._mask[1:].any():
+            raise ConfigError(
+                f"{mask_path} marks no token, so the loss has nothing to count; it must have a 1 "
+                "for each token that does."
             )
         if len(self._tokens) <= tokens_per_step:
             raise ConfigError(

@@ -111,9 +111,9 @@ class ExampleSet:
         num_held_out = int(is_held_out.sum())
         if num_held_out in (0, len(self)):
             raise ConfigError(
-                f"{len(self)} examples with a held-out fraction of {fraction} leave "
-                f"{len(self) - num_held_out} to learn and {num_held_out} to measure; use more "
-                "data, another fraction, or a file of its own for what is measured."
+                f"valid_fraction is {fraction}, which leaves {len(self) - num_held_out} of "
+                f"{len(self)} examples to learn and {num_held_out} to measure; use more data, "
+                "another fraction, a file of its own as valid_records, or 0 to measure nothing."
             )
         return self._subset(~is_held_out), self._subset(is_held_out)
 

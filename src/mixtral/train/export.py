@@ -43,6 +43,17 @@ def write_result(
     _replace_folder(folder, write)
 
 
+def recover_result(folder: Path) -> None:
+    """Put a model back whose replacement was stopped between its two renamings.
+
+    Args:
+        folder: As for ``write_result``.
+    """
+    old = _beside(folder, "old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+
+
 def _write_model(folder: Path, first: FirstModel, tensors: Iterable[tuple[str, Tensor]]) -> None:
     write_checkpoint(
         folder,
@@ -56,7 +67,8 @@ def _write_model(folder: Path, first: FirstModel, tensors: Iterable[tuple[str, T
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a folder beside an older one, then put it in its place."""
-    new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
+    recover_result(folder)
+    new, old = _beside(folder, "new"), _beside(folder, "old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     write(new)
@@ -64,3 +76,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, state: str) -> Path:
+    return folder.with_name(f"{folder.name}.{state}")

@@ -1,7 +1,7 @@
 """The model as training finds it: random, loaded, or a frozen base with an adapter on it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,7 +59,7 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
         device = torch.device("cpu")
     is_adapted = recipe.lora is not None or bool(recipe.init_adapter)
     if not recipe.init_from:
-        source = find_model(f"random:{recipe.model}")
+        source = replace(find_model(f"random:{recipe.model}"), config=recipe.first_config())
         model = _random_model(source.config, recipe).to(device=device, dtype=dtype)
     else:
         source = find_or_download(recipe.init_from)
@@ -70,6 +70,11 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
         model.requires_grad_(True)
     if recipe.freeze_router:
         _freeze_routers(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "freeze_router is true, and the adapter adapts routers alone, so nothing is left to "
+            "learn; leave freeze_router out, or adapt more."
+        )
     return FirstModel(model=model, source=source, is_adapted=is_adapted)
 
 

@@ -77,6 +77,11 @@ class LoraSettings:
         self._check_targets()
         self._check_experts()
 
+    @property
+    def adapts_router(self) -> bool:
+        """Whether the router is among the targets."""
+        return "gate" in self._linears()
+
     def _check_targets(self) -> None:
         if isinstance(self.targets, str) or not isinstance(self.targets, Sequence):
             raise ConfigError(
@@ -85,7 +90,7 @@ class LoraSettings:
         if not self.targets:
             raise ConfigError(f"lora.targets is empty; name some of {', '.join(TARGETS)}.")
         for target in self.targets:
-            if target not in TARGETS:
+            if not isinstance(target, str) or target not in TARGETS:
                 raise ConfigError(
                     f"lora.targets has {target!r}; it must be of {', '.join(TARGETS)}."
                 )
@@ -107,10 +112,10 @@ class LoraSettings:
             )
         kind, _, count = self.experts.partition(":")
         if kind == "busiest":
-            if not count.isdecimal() or not int(count):
+            if not _is_number(count) or not int(count):
                 raise ConfigError(
-                    f"lora.experts is {self.experts!r}; busiest needs a number of experts above 0: "
-                    "busiest:4."
+                    f"lora.experts is {self.experts!r:.60}; busiest needs a number of experts "
+                    "above 0: busiest:4."
                 )
             if not self.expert_loads:
                 raise ConfigError(
@@ -238,12 +243,16 @@ def _by_target(values: Mapping[str, float], linear: str, default: float) -> floa
 
 def _expert_numbers(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+    if not all(map(_is_number, parts)) or len(set(parts)) != len(parts):
         raise ConfigError(
-            f"lora.experts is {text!r}; it must be all, busiest:4, or different numbers of "
+            f"lora.experts is {text!r:.60}; it must be all, busiest:4, or different numbers of "
             "experts: 0,3."
         )
     return [int(part) for part in parts]
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10  # of more digits than Python likes to read
 
 
 def _is_load(value: Any) -> bool:

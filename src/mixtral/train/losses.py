@@ -61,9 +61,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = (targets >= 0).nonzero()[:, 0]
         is_whole = len(rows) == len(targets)
         states = hidden if is_whole else hidden.index_select(0, rows)
-        states_grad = torch.zeros_like(states) if needs[0] else None
+        make = torch.empty_like if len(rows) else torch.zeros_like
+        states_grad = make(states) if needs[0] else None
         wide = _wide(weight.dtype)
-        weight_grad = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+        weight_grad = make(weight, dtype=wide) if needs[1] else None
         loss = hidden.new_zeros((), dtype=wide)
         if len(rows):
             is_fit = fits_kernels(hidden, weight) and load_training_kernels() is not None
@@ -80,13 +81,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states_grad, weight_grad = ctx.saved_tensors
-        scale = grads[0]
         return (
-            None if states_grad is None else states_grad * scale.to(states_grad.dtype),
-            None if weight_grad is None else (weight_grad * scale).to(ctx.dtype),
+            None if states_grad is None else _times(states_grad, grads[0]),
+            None if weight_grad is None else _times(weight_grad, grads[0]).to(ctx.dtype),
             None,
             None,
         )
+
+
+def _times(grad: Tensor, scale: Tensor) -> Tensor:
+    # A step of one micro-batch has scale 1, and a copy of [V, D] is dear. Elsewhere than on a
+    # CPU, looking at the scale would be dearer.
+    if scale.device.type == "cpu" and float(scale) == 1:
+        return grad
+    return grad * scale.to(grad.dtype)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -123,6 +131,8 @@ def _in_chunks(
 ) -> Tensor:
     """As ``_in_one_call``, by PyTorch, for any device and dtype."""
     num_rows = len(states)
+    if weight_grad is not None:
+        weight_grad.zero_()
     total = states.new_zeros((), dtype=_wide(states.dtype))
     for begin in range(0, num_rows, _MATMUL_ROWS):
         chunk = states[begin : begin + _MATMUL_ROWS]
@@ -160,13 +170,13 @@ def load_balancing_loss(router_logits: list[Tensor], num_experts_per_tok: int) -
     Returns:
         Scalar float32.
     """
-    losses = []
-    for logits in router_logits:
-        num_experts = logits.shape[-1]
-        chosen = logits.topk(num_experts_per_tok, dim=-1).indices
-        share = torch.bincount(chosen.flatten(), minlength=num_experts) / chosen.numel()
-        losses.append(num_experts * (share * logits.softmax(dim=-1).mean(dim=0)).sum())
-    return torch.stack(losses).mean()
+    logits = torch.stack(router_logits)  # [L, T, E]
+    num_experts = logits.shape[-1]
+    chosen = logits.detach().topk(num_experts_per_tok, dim=-1).indices.flatten(1)  # [L, T * A]
+    counts = logits.new_zeros(len(logits), num_experts)
+    counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=counts.dtype))
+    share = counts / chosen.shape[1]
+    return num_experts * (share * logits.softmax(dim=-1).mean(dim=1)).sum(dim=1).mean()
 
 
 def router_z_loss(router_logits: list[Tensor]) -> Tensor:
@@ -175,4 +185,4 @@ def router_z_loss(router_logits: list[Tensor]) -> Tensor:
     Args:
         router_logits: L tensors [T, E], float32.
     """
-    return torch.stack([x.logsumexp(dim=-1).square().mean() for x in router_logits]).mean()
+    return torch.stack(router_logits).logsumexp(dim=-1).square().mean()

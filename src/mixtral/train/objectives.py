@@ -20,6 +20,7 @@ from mixtral.train.chat_data import (
 )
 from mixtral.train.data import TokenStream
 from mixtral.train.dpo import EncodedPair, PairSet, PreferenceObjective
+from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.example_set import ExampleSet
 from mixtral.train.first_model import FirstModel
 from mixtral.train.objective import NextToken, Objective
@@ -59,6 +60,11 @@ def make_objective(
         ConfigError: A file is missing, wrong, or does not go with the stage.
         TokenizerError: Records are to be read and the model has no tokenizer.
     """
+    if stage != "dpo" and recipe.dpo != DpoSettings():
+        raise ConfigError(
+            f"a table [dpo] is given, and {stage} does not use it; leave it out, or run "
+            "mixtral train dpo."
+        )
     micro = recipe.micro_batch_tokens or recipe.tokens_per_step // context.world_size
     if recipe.train_tokens:
         return _token_objective(recipe, stage, first.model.config, micro)
@@ -144,17 +150,23 @@ def _collect(
     recipe: TrainRecipe,
     *,
     vocab_size: int,
+    max_record_tokens: int | None = None,
 ) -> ExampleSet:
     records = encode_records(
-        reader, encode, max_seq_len=recipe.max_seq_len, too_long=recipe.too_long
+        reader,
+        encode,
+        max_seq_len=recipe.max_seq_len,
+        max_record_tokens=max_record_tokens,
+        too_long=recipe.too_long,
     )
     examples = ExampleSet.collect(records, vocab_size=vocab_size)
     if reader.num_skipped:
         logger.warning(
-            "%d of %d records are longer than max_seq_len, %d tokens, and left out",
+            "%d of %d records are too long, for max_seq_len %d%s, and left out",
             reader.num_skipped,
             reader.num_records,
             recipe.max_seq_len,
+            f" or micro_batch_tokens {max_record_tokens}" if max_record_tokens else "",
         )
     return examples
 
@@ -166,7 +178,7 @@ def _preference_objective(
     micro: int,
     on_progress: Progress | None,
 ) -> Objective:
-    train, valid = _read_pairs(recipe, tokenizer, first.model.config.vocab_size)
+    train, valid = _read_pairs(recipe, tokenizer, first.model.config.vocab_size, micro)
     scorer = reference_of(
         recipe, first, [train, valid], micro_batch_tokens=micro, on_progress=on_progress
     )
@@ -181,12 +193,12 @@ def _preference_objective(
 
 
 def _read_pairs(
-    recipe: TrainRecipe, tokenizer: Tokenizer, vocab_size: int
+    recipe: TrainRecipe, tokenizer: Tokenizer, vocab_size: int, micro: int
 ) -> tuple[PairSet, PairSet | None]:
     def read(name: str) -> ExampleSet:
         reader = RecordReader([Path(name)], parse_preference)
         encode = partial(encode_preference, tokenizer=tokenizer)
-        return _collect(reader, encode, recipe, vocab_size=vocab_size)
+        return _collect(reader, encode, recipe, vocab_size=vocab_size, max_record_tokens=micro)
 
     train, valid = read(recipe.train_records), None
     if recipe.valid_records:

@@ -5,6 +5,7 @@ so the optimizer owns float32 copies, steps those, and writes them back rounded.
 is its own master: nothing is copied and nothing is kept twice.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,17 +57,21 @@ class MasterAdamW:
         )
 
     def step(self, learning_rate: float) -> float:
-        """Apply the gradients of the model, clear them, and return their norm before clipping."""
+        """Apply the gradients of the model, clear them, and return their norm before clipping.
+
+        Where the norm is not finite, no weight changes.
+        """
         for master, param in zip(self._masters, self._params, strict=True):
             # An expert that no token visited has no gradient; for AdamW that is a zero.
             grad = None if param.grad is None else local_shard(param.grad)
             param.grad = None
             master.grad = torch.zeros_like(master) if grad is None else grad.float()
         norm = self._context.clip_gradients(self._masters, self._grad_clip)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
-        self._write_back()
+        if math.isfinite(norm):
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate
+            self._adamw.step()
+            self._write_back()
         for master in self._masters:
             master.grad = None
         return norm

@@ -81,7 +81,7 @@ class PackedExamples:
         if self.num_steps == 0:
             raise ConfigError(
                 f"{len(examples)} examples cannot fill {self._bins_per_step} micro-batches of a "
-                "step; lower tokens_per_step."
+                "step; lower tokens_per_step, or raise micro_batch_tokens."
             )
         if self.num_left_out:
             logger.warning(
@@ -154,6 +154,7 @@ def _best_fit(lengths: Ints, capacity: int) -> list[Ints]:
     Bit r of ``rooms`` says that some bin has room for exactly r more, so that the best one is found
     by a shift, whatever the number of bins.
     """
+    capacity = min(capacity, int(lengths.sum()))  # else a room of its own for each number up to it
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
     bins: list[list[int]] = []

@@ -122,6 +122,21 @@ class ParallelContext:
             ConfigError: Another process has a different one; all processes raise it.
         """
 
+    def require_enough(self, num_micros: int) -> None:
+        """Check that a step keeps every process busy; a short one at the end of the data need not.
+
+        Args:
+            num_micros: Micro-batches of the first step.
+
+        Raises:
+            ConfigError: There are fewer micro-batches than processes.
+        """
+        if num_micros < self.world_size:
+            raise ConfigError(
+                f"a step has {num_micros} micro-batches for {self.world_size} processes; there "
+                "must be at least one for each. Lower micro_batch_tokens, or raise tokens_per_step."
+            )
+
     def share(self, num_micros: int) -> list[tuple[int, float]]:
         """Return which micro-batches of a step this process runs.
 
@@ -134,15 +149,7 @@ class ParallelContext:
         Returns:
             Their numbers, from 0, each with 1, or 0 where it is only run to keep step with the
             others.
-
-        Raises:
-            ConfigError: There are fewer micro-batches than processes.
         """
-        if num_micros < self.world_size:
-            raise ConfigError(
-                f"a step has {num_micros} micro-batches for {self.world_size} processes; there "
-                "must be at least one for each. Lower micro_batch_tokens, or raise tokens_per_step."
-            )
         padded = [(index, 1.0) for index in range(num_micros)]
         padded += [(num_micros - 1, 0.0)] * (-num_micros % self.world_size)
         return padded[self.rank :: self.world_size]
@@ -234,6 +241,9 @@ def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name)
     if text is None:
         return default
-    if not text.isdigit():
-        raise ConfigError(f"the variable {name} is {text!r}; torchrun sets it to a whole number.")
+    if not text.isdecimal() or len(text) > 9 or int(text) < default:
+        raise ConfigError(
+            f"the variable {name} is {text!r}; torchrun sets it to a whole number of at least "
+            f"{default}. Start with torchrun, or unset it."
+        )
     return int(text)

@@ -45,6 +45,8 @@ _SCRATCH_ROWS = 6
 # Two layers are gathered at a time: the one at work and the next one.
 _GATHERED_LAYERS = 2
 _MOST_DEVICES = 1024
+# Of tokens, steps or devices; so that no product of two is too large for a float.
+_MOST = 10**12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +99,9 @@ class PlanInput:
             "num_devices",
             "expert_parallel",
         ):
-            require_int(name, getattr(self, name), low=1)
+            require_int(name, getattr(self, name), low=1, high=_MOST)
+        if self.dtype not in ("bfloat16", "float32"):
+            raise ConfigError(f"dtype is {self.dtype!r}; it must be bfloat16 or float32.")
         require_int("adapter_parameters", self.adapter_parameters, low=0)
         for name in ("device_memory_gb", "reserve_gb", "tflops", "mfu"):
             require_positive_number(name, getattr(self, name))

@@ -159,11 +159,14 @@ def _finish(
 
 def _save(figure: Figure, path: Path) -> Path:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        figure.savefig(file, format="png")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            figure.savefig(file, format="png")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -55,6 +55,9 @@ class TrainRecipe:
     """The same for the measured tokens."""
     model: str = "nano"
     """Preset whose geometry is trained from scratch: nano, 7b, 8x7b, 8x22b."""
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+    """Table [geometry]: what differs from the preset, by the names of config.json:
+    hidden_size = 512."""
     init_from: str = ""
     """Model to start from: nano, a checkpoint folder or a hub id; empty starts from random
     weights."""
@@ -71,13 +74,14 @@ class TrainRecipe:
     num_epochs: float = 1.0
     """Passes over the data where max_steps is 0."""
     tokens_per_step: int = 8192
-    """Tokens that one optimizer step sees."""
+    """Tokens that one optimizer step sees; for dpo pairs_per_step of the table [dpo] counts, and
+    this is the size of a micro-batch where micro_batch_tokens is 0."""
     micro_batch_tokens: int = 0
     """Most tokens of one forward and backward pass, to save memory; 0 takes tokens_per_step."""
     max_seq_len: int = 1024
     """Longest sequence; longer documents are cut."""
     long_seq_len: int = 0
-    """Sequence length of the last part of the run; 0 keeps max_seq_len."""
+    """Sequence length of the last part of a run over train_tokens; 0 keeps max_seq_len."""
     long_seq_fraction: float = 0.15
     """Share of the steps that run with long_seq_len."""
     activation_checkpointing: bool = False
@@ -122,7 +126,8 @@ class TrainRecipe:
     eval_every: int = 200
     """Steps between two measurements on the held-out data."""
     eval_steps: int = 8
-    """Steps' worth of held-out data in one measurement."""
+    """Steps' worth of held-out data in one measurement; for dpo max_eval_pairs of the table [dpo]
+    counts."""
     checkpoint_every: int = 200
     """Steps between two resumable states on disk."""
     keep_best: bool = True
@@ -139,7 +144,7 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         """Check types and ranges of all fields."""
         for own in dataclasses.fields(self):
-            if own.name not in TABLES:
+            if own.name not in (*TABLES, "geometry"):
                 default = own.default
                 _check_type(own.name, getattr(self, own.name), type(default), default)
         for name, (low, high) in _RANGES.items():
@@ -151,9 +156,15 @@ class TrainRecipe:
         _check_choice("too_long", self.too_long, ("error", "skip"))
         if self.quantization:
             find_recipe(self.quantization)
-        ModelConfig.preset(self.model)
+        self.first_config()
         self._check_data()
+        self._check_start()
         self._check_adapter()
+        if self.min_learning_rate > self.learning_rate:
+            raise ConfigError(
+                f"min_learning_rate is {self.min_learning_rate}; it must be at most learning_rate, "
+                f"{self.learning_rate}."
+            )
         longest = max(self.max_seq_len, self.long_seq_len)
         if self.micro_batch_tokens and self.micro_batch_tokens < longest:
             raise ConfigError(
@@ -171,15 +182,21 @@ class TrainRecipe:
             raise ConfigError(
                 "valid_tokens is empty; train_tokens needs held-out tokens beside it."
             )
-        wrong = (
-            ("valid_tokens", "train_mask", "valid_mask")
-            if self.train_records
-            else ("valid_records",)
-        )
-        for name in wrong:
-            if getattr(self, name):
+        wrong: tuple[str, ...] = ("valid_records", "too_long")
+        if self.train_records:
+            wrong = ("valid_tokens", "train_mask", "valid_mask", "long_seq_len")
+        for own in dataclasses.fields(self):
+            if own.name in wrong and getattr(self, own.name) != own.default:
                 other = "train_records" if self.train_records else "train_tokens"
-                raise ConfigError(f"{name} is given; it does not go with {other}.")
+                raise ConfigError(f"{own.name} is given; it does not go with {other}.")
+
+    def _check_start(self) -> None:
+        for name, default in (("model", "nano"), ("geometry", {}), ("init", "normal")):
+            if self.init_from and getattr(self, name) != default:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r} and init_from is {self.init_from!r}; "
+                    f"{name} is for random weights alone. Leave one of them out."
+                )
 
     def _check_adapter(self) -> None:
         if self.init_adapter and self.lora is not None:
@@ -195,6 +212,21 @@ class TrainRecipe:
                 f"quantization is {self.quantization!r}; packed weights cannot be trained. Add a "
                 "table [lora] to train an adapter on them."
             )
+        if self.freeze_router and self.lora is not None and self.lora.adapts_router:
+            raise ConfigError(
+                "freeze_router is true and lora.targets has the router; leave one of them out."
+            )
+
+    def first_config(self) -> ModelConfig:
+        """Return the geometry of random weights: the preset with its changes."""
+        if not isinstance(self.geometry, Mapping):
+            raise ConfigError(f"geometry is {self.geometry!r}; it must be a table: [geometry].")
+        known = [own.name for own in dataclasses.fields(ModelConfig)]
+        if unknown := sorted(set(self.geometry) - set(known)):
+            raise ConfigError(
+                f"geometry has {unknown[0]!r}; it must be of {', '.join(sorted(known))}."
+            )
+        return ModelConfig.preset(self.model).replace(**self.geometry)
 
     def schedule(self, max_steps: int) -> Schedule:
         """Return the learning rates of a run of so many steps."""
@@ -214,12 +246,19 @@ class TrainRecipe:
 
 _ABOVE_0 = sys.float_info.min
 _MAX = sys.float_info.max
+# More steps or tokens than anyone trains; so that no product of two overflows.
+_MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
-        ("tokens_per_step", "max_seq_len", "log_every", "eval_every", "eval_steps"), (1, _MAX)
+        ("tokens_per_step", "max_seq_len", "log_every", "eval_every", "eval_steps"), (1, _MANY)
     ),
-    **dict.fromkeys(("max_steps", "micro_batch_tokens", "long_seq_len", "warmup_steps"), (0, _MAX)),
-    **dict.fromkeys(("num_epochs", "learning_rate", "grad_clip"), (_ABOVE_0, _MAX)),
+    **dict.fromkeys(
+        ("max_steps", "micro_batch_tokens", "long_seq_len", "warmup_steps"), (0, _MANY)
+    ),
+    "num_epochs": (_ABOVE_0, 10**6),
+    # Above 1 AdamW moves every weight by more than its size in each step.
+    "learning_rate": (_ABOVE_0, 100),
+    "grad_clip": (_ABOVE_0, _MAX),
     **dict.fromkeys(
         ("weight_decay", "load_balancing_coef", "z_loss_coef", "min_learning_rate"), (0, _MAX)
     ),
@@ -227,7 +266,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("long_seq_fraction", "decay_fraction", "starving_load"), (0, 1)),
     "valid_fraction": (0, 0.9),
     "router_jitter": (0, 0.5),
-    "checkpoint_every": (1, _MAX),
+    "checkpoint_every": (1, _MANY),
     "seed": (0, 2**63 - 1),
 }
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -32,6 +32,7 @@ def read_recipe(path: Path) -> TrainRecipe:
     """
     values = _read_toml(path)
     _check_names(path, TrainRecipe, values)
+    _check_texts(path, values)
     if "output" not in values:
         raise ConfigError(f"{path} lacks the field output; every recipe needs it.")
     for name in _PATHS:
@@ -48,6 +49,7 @@ def _table(path: Path, name: str, settings: type, values: object) -> object:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {name} is {values!r}; it must be a table: [{name}].")
     _check_names(path, settings, values, prefix=f"{name}.")
+    _check_texts(path, values, prefix=f"{name}.")
     for field in ("expert_loads", "reference_cache"):
         _make_relative(values, field, path.parent)
     return settings(**values)
@@ -62,6 +64,13 @@ def _check_names(path: Path, settings: Any, values: dict[str, Any], *, prefix: s
         )
 
 
+def _check_texts(path: Path, values: dict[str, Any], *, prefix: str = "") -> None:
+    """Refuse what no path can hold, before a part of Python cuts it there or stumbles over it."""
+    for name, value in values.items():
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{path}: {prefix}{name} is {value!r}; it must not hold a NUL.")
+
+
 def _make_relative(values: dict[str, Any], name: str, folder: Path) -> None:
     if isinstance(values.get(name), str) and values[name]:
         values[name] = os.path.normpath(folder / values[name])
@@ -72,6 +81,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; name a recipe file.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} cannot be read as TOML: it is nested too deeply.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}.") from error
 

@@ -20,7 +20,16 @@ MAX_LINE_BYTES = 16 * 2**20
 """Longest line; a million tokens of text have some 4 MiB."""
 MAX_SHOWN = 5
 """How many bad records an error names."""
-_GZIP = b"\x1f\x8b"
+_BEGINNINGS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"BZh": "compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed by xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"PAR1": "a Parquet file; write its rows as JSON lines",
+    b"\xff\xfe": "written in UTF-16; write it in UTF-8",
+    b"\xfe\xff": "written in UTF-16; write it in UTF-8",
+}
 
 R = TypeVar("R", bound=Record)
 
@@ -61,7 +70,8 @@ class RecordReader(Generic[R]):
         """Yield the good records.
 
         Raises:
-            ConfigError: A file is missing, a folder, cannot be read, or holds no record.
+            ConfigError: A file is missing, a folder, compressed or otherwise no text in UTF-8,
+                cannot be read, or holds no record.
         """
         if not self._paths:
             raise ConfigError("no data file is named; name at least one file of JSON lines.")
@@ -69,6 +79,7 @@ class RecordReader(Generic[R]):
             before = self.num_records
             try:
                 with path.open("rb") as file:
+                    _check_beginning(path, file)
                     yield from self._read(path, file)
             except FileNotFoundError:
                 raise ConfigError(f"{path} does not exist; name a file of JSON lines.") from None
@@ -120,6 +131,14 @@ def reason_of(error: InvalidRequest | RecursionError) -> str:
     return str(error) if isinstance(error, InvalidRequest) else "it is nested too deeply"
 
 
+def _check_beginning(path: Path, file: BufferedReader) -> None:
+    """Tell of a file of another kind at once, not of each of its lines."""
+    beginning = file.peek(8)[:8]
+    for magic, what in _BEGINNINGS.items():
+        if beginning.startswith(magic):
+            raise ConfigError(f"{path} is {what}.")
+
+
 def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Yield number and content of each line that is not blank, never more than the limit."""
     number = 0
@@ -137,18 +156,33 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_LINE_BYTES:
         _refuse(f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; split the record")
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique
+        )
     except UnicodeDecodeError as error:
-        hint = "; the file is compressed, unpack it first" if raw.startswith(_GZIP) else ""
-        _refuse(f"not UTF-8: byte 0x{raw[error.start]:02x} at {error.start} of the line{hint}")
+        _refuse(f"not UTF-8: byte 0x{raw[error.start]:02x} at {error.start} of the line")
     except json.JSONDecodeError as error:
         hint = ""
         if raw.lstrip().startswith(b"["):
             hint = "; the file looks like one JSON list, write one object per line instead"
         _refuse(f"not JSON: {error.msg} at character {error.pos}{hint}")
+    except InvalidRequest:
+        raise
+    except ValueError:  # Python reads no whole number of more than 4,300 digits.
+        _refuse("not JSON that can be read: a number has too many digits")
     if not isinstance(value, dict):
         _refuse(f"the line holds a JSON {type(value).__name__}; it must be an object")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; of two values of one key JSON would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        _refuse(f"the key {twice[:40]!r} stands twice in one object")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

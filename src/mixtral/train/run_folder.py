@@ -2,9 +2,11 @@
 
 The state is copied in memory and written by a thread while training goes on: to a temporary name,
 synced and renamed, so a run killed at any moment leaves the old state or the new one whole. Log
-lines past the state are dropped on resume.
+lines past the state are dropped on resume. ``run.json`` says whose files these are.
 """
 
+import contextlib
+import errno
 import json
 import os
 import pickle
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.folder_lock import FolderLock
+from mixtral.train.run_identity import RunIdentity
 
+_RESULTS = ("model", "best", "adapter")
 _DAMAGED = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError)
 
 
@@ -37,6 +41,7 @@ class RunFolder:
         self.path = path
         self.log_path = path / "log.jsonl"
         self.state_path = path / "state.pt"
+        self.identity_path = path / "run.json"
         self._writing: threading.Thread | None = None
         self._failure: CheckpointError | None = None
         self.saved_step: int | None = None
@@ -47,7 +52,12 @@ class RunFolder:
             raise ConfigError(
                 f"output is {path}, which cannot be made: {error.strerror or error}."
             ) from error
-        self._lock = FolderLock(path)
+        try:
+            self._lock = FolderLock(path)
+        except OSError as error:
+            raise ConfigError(
+                f"output is {path}, which cannot be opened: {error.strerror or error}."
+            ) from error
         if not self._lock.is_held:
             raise ConfigError(
                 f"another training is at work in {path}; wait for it, or name another output."
@@ -59,6 +69,37 @@ class RunFolder:
             self._writing.join()
         self._lock.release()
 
+    def claim(self, identity: RunIdentity, state_settings: str | None) -> None:
+        """Make sure that what is here is of this run, or nothing, and note whose it is.
+
+        Args:
+            identity: This run's.
+            state_settings: ``recipe`` of the state that is here; None where there is none.
+
+        Raises:
+            ConfigError: The folder holds a state or a model of another run.
+            CheckpointError: It cannot be noted: the disk is full, or the folder read-only.
+        """
+        noted = RunIdentity.read(self.identity_path)
+        kept = [name for name in _RESULTS if (self.path / name).exists()]
+        if noted is None and state_settings is None:
+            kept += [self.log_path.name] if self.log_path.exists() else []
+            if kept:
+                raise ConfigError(
+                    f"{self.path / kept[0]} exists, and no state of its run is beside it; name "
+                    "another output, or move it away."
+                )
+        begun = [] if state_settings is None else [RunIdentity.from_state(state_settings)]
+        if noted is not None and (begun or kept):
+            begun.append(noted)
+        for before in begun:
+            if difference := identity.difference(before):
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings: {difference}; undo that, name "
+                    "another output folder, or delete this one to start anew."
+                )
+        self._replace_text(self.identity_path, identity.text())
+
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to the log.
 
@@ -69,7 +110,7 @@ class RunFolder:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise self._cannot_write(self.log_path) from error
+            raise self._cannot_write(self.log_path, error) from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return the lines of the log; a last line cut by a crash is left out."""
@@ -127,10 +168,14 @@ class RunFolder:
         except (OSError, RuntimeError) as error:
             # torch hides the reason of a failed write; a full disk is the usual one.
             temporary.unlink(missing_ok=True)
-            self._failure = self._cannot_write(self.state_path)
+            self._failure = self._cannot_write(self.state_path, error)
             self._failure.__cause__ = error
 
-    def _cannot_write(self, path: Path) -> CheckpointError:
+    def _cannot_write(self, path: Path, error: Exception) -> CheckpointError:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return CheckpointError(
+                f"{path} cannot be written: {error.strerror}. Allow it, or name another output."
+            )
         free = shutil.disk_usage(self.path).free
         return CheckpointError(
             f"{path} cannot be written; its disk has {free / 1e6:.0f} MB left. "
@@ -138,7 +183,7 @@ class RunFolder:
         )
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the saved state, or None where there is none, and drop log lines past it.
+        """Return the saved state, or None where there is none.
 
         Raises:
             CheckpointError: The file is damaged.
@@ -148,22 +193,38 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
-            step, _ = int(state["step"]), state["recipe"]
+            step, _ = int(state["step"]), dict(json.loads(state["recipe"]))
         except (*_DAMAGED, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{self.state_path} is damaged ({type(error).__name__}); delete it and "
                 f"{self.log_path.name} to start anew."
             ) from error
-        self.drop_log_past(step)
         self.saved_step = step
         return state
 
     def drop_log_past(self, step: int) -> None:
-        """Take lines of steps that will be run again out of the log."""
+        """Take lines of steps that will be run again out of the log.
+
+        Raises:
+            CheckpointError: The disk is full, or the folder read-only.
+        """
+        if not self.log_path.exists():
+            return
         kept = [record for record in self.read_log() if record["step"] < step]
-        temporary = self.log_path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        temporary.replace(self.log_path)
+        self._replace_text(self.log_path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def _replace_text(self, path: Path, text: str) -> None:
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise self._cannot_write(path, error) from error
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

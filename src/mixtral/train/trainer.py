@@ -8,6 +8,7 @@ one that never stopped.
 
 import dataclasses
 import json
+import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from mixtral.model.lora import lora_adapter
 from mixtral.model.moe import set_router_jitter
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.checkpointing import checkpoint_activations
-from mixtral.train.export import write_result
+from mixtral.train.export import recover_result, write_result
 from mixtral.train.first_model import make_model
 from mixtral.train.flops import measure_matmul_flops, step_flops
 from mixtral.train.losses import load_balancing_loss, router_z_loss
@@ -35,10 +36,13 @@ from mixtral.train.recipe import TrainRecipe
 from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import RunFolder
+from mixtral.train.run_identity import RunIdentity, settings_of
 from mixtral.train.train_log import TrainLog
 
 if TYPE_CHECKING:
     from mixtral.train.sharded_state import ShardedState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +87,7 @@ class Trainer:
         recipe: All settings.
         stage: What is learned.
         on_progress: Hears of long preparations.
+        context: This process among the others; None where it is alone.
 
     Raises:
         ConfigError: The recipe or its data is wrong, or the folder holds another run.
@@ -99,12 +104,15 @@ class Trainer:
         self.recipe = recipe
         self.stage = stage
         self.context = context or ParallelContext(torch_device(recipe.device))
-        self.context.require_same(self._identity(), "the recipe")
+        self._settings = json.dumps(settings_of(recipe, stage), sort_keys=True)
+        self.context.require_same(self._settings, "the recipe")
         self._first = make_model(recipe, is_split=self.context.world_size > 1)
         self.model = self._first.model.train()
         self.config = self.model.config
         self.objective = make_objective(recipe, stage, self._first, self.context, on_progress)
         self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
+        self.context.require_enough(len(self.objective.step(0)))
+        self._warn_of_settings()
         if recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         # Names and scales; of a split model the matrices would be shards.
@@ -149,9 +157,7 @@ class Trainer:
         )
         try:
             yield from self._steps(log)
-            self.folder.wait()
-            if self._states is not None:
-                self._states.wait()
+            self.wait()
             self.export(self.result)
         finally:
             log.close()
@@ -199,13 +205,28 @@ class Trainer:
         """
         values = {
             "step": self.next_step,
-            "recipe": self._identity(),
+            "recipe": self._settings,
             "best_loss": self.best_loss,
         }
         if self._states is not None:
             self._states.save(self.next_step, self.optimizer.tensors(), values)
         else:
             self.folder.save_state(values | {"optimizer": self.optimizer.state_dict()})
+
+    def wait(self) -> None:
+        """Return when the state that was begun is on disk; every process must call it.
+
+        Raises:
+            CheckpointError: It could not be written.
+        """
+        self.folder.wait()
+        if self._states is not None:
+            self._states.wait()
+
+    @property
+    def saved_step(self) -> int | None:
+        """Step from which the newest state on disk goes on; None where there is none."""
+        return self.folder.saved_step if self._states is None else self._states.newest_step
 
     def evaluate(self) -> Mapping[str, float]:
         """Return means over the held-out data, ``loss`` among them; empty where there is none."""
@@ -223,12 +244,9 @@ class Trainer:
         with torch.random.fork_rng(devices):
             means = self._backward(micros, step)
         rate = self._schedule.rate(step)
-        if not math.isfinite(means["loss"]):
-            raise ConfigError(
-                f"the loss is {means['loss']} at step {step + 1}; lower learning_rate, "
-                f"now {rate:.2g}."
-            )
+        self._require_finite("the loss", means["loss"], step)
         norm = self.optimizer.step(rate)
+        self._require_finite("the gradient's norm", norm, step)
         seconds = time.perf_counter() - begin
         num_tokens = sum(m.batch.input_ids.numel() for m in micros)
         is_full = not self._first.is_adapted
@@ -237,6 +255,9 @@ class Trainer:
             for m in micros
         )
         is_eval = (step + 1) % recipe.eval_every == 0 or step + 1 == self.max_steps
+        valid = self.evaluate() or None if is_eval else None
+        if valid is not None:
+            self._require_finite("the held-out loss", valid["loss"], step)
         return StepMetrics(
             step=step,
             loss=means.pop("loss"),
@@ -249,7 +270,7 @@ class Trainer:
             tokens_per_s=num_tokens / seconds,
             flops_use=flops / seconds / (peak_flops * self.context.world_size),
             extra=means,
-            valid=self.evaluate() or None if is_eval else None,
+            valid=valid,
         )
 
     def _backward(self, micros: Sequence[MicroBatch], step: int) -> dict[str, float]:
@@ -295,41 +316,49 @@ class Trainer:
         if self.context.is_main:
             log.write(record)
 
-    def _identity(self) -> str:
-        """The settings that must not change between a run and its resumption."""
-        values = {"stage": self.stage, **dataclasses.asdict(self.recipe)}
-        for name in (
-            "output",
-            "log_every",
-            "checkpoint_every",
-            "keep_best",
-            "tensorboard",
-            "parallel",
-        ):
-            del values[name]
-        return json.dumps(values, sort_keys=True)
+    def _require_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"{what} is {value} at step {step + 1}; lower learning_rate, now "
+                f"{self._schedule.rate(step):.2g}, and start anew in another output folder."
+            )
+
+    def _warn_of_settings(self) -> None:
+        """Tell of settings that are allowed and seldom meant."""
+        recipe, positions = self.recipe, self.config.max_position_embeddings
+        if self.max_steps < recipe.warmup_steps:
+            logger.warning(
+                "warmup_steps is %d and the run has %d steps: learning_rate is never reached",
+                recipe.warmup_steps,
+                self.max_steps,
+            )
+        if max(recipe.max_seq_len, recipe.long_seq_len) > positions:
+            logger.warning(
+                "max_seq_len is above the %d positions of the model: it is not served so far",
+                positions,
+            )
 
     def _resume(self) -> int:
+        """Take up the state in the folder, if there is one, and return the step to go on from."""
         state = self.folder.load_state()
         if self._states is not None:
             state = self.optimizer.load_tensors(self._states)
-            if state is not None and self.context.is_main:
-                self.folder.drop_log_past(state["step"])
+        step = 0 if state is None else int(state["step"])
+        if self.context.is_main:
+            for folder in (self.folder.path / "best", self.result):
+                recover_result(folder)
+            identity = RunIdentity.of(self.recipe, self.stage, self._first.source.folder)
+            self.folder.claim(identity, None if state is None else state["recipe"])
+            self.folder.drop_log_past(step)
         if state is None:
-            self._require_no_model()
             return 0
-        if state["recipe"] != self._identity():
-            raise ConfigError(
-                f"{self.folder.path} holds a run with other settings; "
-                "name another output folder, or delete this one to start anew."
-            )
         try:
             if self._states is None:
                 self.optimizer.load_state_dict(state["optimizer"])
             self.best_loss = float(state["best_loss"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state_path} does not fit: {error}.") from error
-        return int(state["step"])
+        return step
 
     def _sharded_state(self, path: Path) -> "ShardedState | None":
         """Return where several processes keep their states; one process goes on with theirs."""
@@ -338,12 +367,3 @@ class Trainer:
         from mixtral.train.sharded_state import ShardedState
 
         return ShardedState(path, self.context)
-
-    def _require_no_model(self) -> None:
-        """Refuse to replace a model at the end of a run that did not make it."""
-        for name in ("model", "best", "adapter"):
-            if (self.folder.path / name).exists():
-                raise ConfigError(
-                    f"{self.folder.path / name} exists, and no state of its run is beside it; name "
-                    "another output, or move the model away."
-                )
