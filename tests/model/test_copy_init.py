@@ -30,14 +30,14 @@ def loss_on_repeats(config: ModelConfig, *, copies: bool, words: int = 40) -> fl
 
 
 def test_untrained_model_repeats_what_it_saw() -> None:
-    config = ModelConfig.preset("nano").replace(num_hidden_layers=4)
+    config = ModelConfig.preset("nano").replace(num_hidden_layers=4, rope_theta=1e6)
     guessing = math.log(config.vocab_size)
     assert loss_on_repeats(config, copies=False) > 0.95 * guessing
     assert loss_on_repeats(config, copies=True) < 0.3 * guessing
 
 
 def test_embedding_is_the_head_and_still_normal_noise() -> None:
-    model = Transformer(ModelConfig.preset("nano").replace(num_hidden_layers=4))
+    model = Transformer(ModelConfig.preset("nano").replace(num_hidden_layers=4, rope_theta=1e6))
     init_weights(model, seed=0)
     init_copying(model, seed=0)
     embedding = model.model.embed_tokens.weight

@@ -53,7 +53,7 @@ def test_fresh_adapter_leaves_the_logits_as_they_are() -> None:
     model = tiny_model()
     before = logits_of(model)
     add_lora(model, specs_of(model))
-    assert relative_error(logits_of(model), before) < 1e-6
+    assert relative_error(logits_of(model), before) < 1e-5  # another order of sums
     adapter = lora_adapter(model)
     assert adapter.max_rank == 3
     assert all(matrices.a.any() and not matrices.b.any() for matrices in adapter.matrices.values())

@@ -10,7 +10,8 @@ Same signatures and results as ``reference.py``, within rounding. Two ideas:
   In float32 on a CPU all sequences go to ``packed_attention.py`` in one call.
 
 Where gradients are wanted, ``moe`` is an autograd function with a backward pass of its own
-(``moe_training.py``). Dimension letters as in ``reference.py``, and P block size, N blocks, C
+(``moe_training.py``), and in float32 so are the norm and the rotary embedding
+(``norm_and_rotary.py``). Dimension letters as in ``reference.py``, and P block size, N blocks, C
 context tokens of one sequence.
 """
 
@@ -21,7 +22,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixtral.kernels import moe_training, packed_attention, reference
+from mixtral.kernels import moe_training, norm_and_rotary, packed_attention, reference
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``reference.rms_norm``; the same bits with and without gradients.
+
+    Args:
+        x: Token states, [T, D], any float dtype.
+        weight: [D], dtype of ``x``.
+        eps: Added to the mean square.
+
+    Returns:
+        [T, D], dtype of ``x``.
+    """
+    if norm_and_rotary.fits(x, weight):
+        return norm_and_rotary.rms_norm(x, weight, eps)
+    return reference.rms_norm(x, weight, eps)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As ``reference.apply_rotary``.
+
+    Args:
+        x: Queries or keys, [T, H, K], any float dtype.
+        cos, sin: [T, K / 2], float32.
+
+    Returns:
+        [T, H, K], dtype of ``x``.
+    """
+    if norm_and_rotary.fits(x, cos, sin):
+        return norm_and_rotary.apply_rotary(x, cos, sin)
+    return reference.apply_rotary(x, cos, sin)
 
 
 def moe(
@@ -225,6 +257,4 @@ def _visible(num_new: int, context: int, window: int | None, device: torch.devic
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
-rms_norm = reference.rms_norm
-apply_rotary = reference.apply_rotary
 route = reference.route

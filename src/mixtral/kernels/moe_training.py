@@ -117,30 +117,28 @@ class _Moe(torch.autograd.Function):
         for expert, rows in order.busy():
             torch.mm(out_grad[rows], w2[expert], out=back[rows])
         shares = routing_weights.flatten().index_select(0, order.pairs)[:, None]  # [N, 1]
-        sigmoid = gate.sigmoid()
-        silu = gate * sigmoid
+        silu = functional.silu(gate)
         hidden = silu * up
         routing_grad = (back * hidden).sum(1, dtype=routing_weights.dtype)
         back = back.mul_(shares)
         hidden = hidden.mul_(shares)
-        # silu'(z) = sigmoid(z) + silu(z) (1 - sigmoid(z))
-        gate_grad = torch.addcmul(sigmoid, silu, 1 - sigmoid).mul_(up).mul_(back)
         up_grad = silu.mul_(back)
+        gate_grad = torch.ops.aten.silu_backward(back.mul_(up), gate)
         states = x.index_select(0, order.token_ids)
-        states_grad = torch.empty_like(states)
         found: list[Tensor | None] = [None] * len(weights)
         num_experts = len(w1)
         for expert, rows in order.busy():
-            torch.mm(gate_grad[rows], w1[expert], out=states_grad[rows])
-            states_grad[rows].addmm_(up_grad[rows], w3[expert])
             if wants_w1[expert]:
                 found[expert] = gate_grad[rows].T @ states[rows]
             if wants_w2[expert]:
                 found[num_experts + expert] = out_grad[rows].T @ hidden[rows]
             if wants_w3[expert]:
                 found[2 * num_experts + expert] = up_grad[rows].T @ states[rows]
+            # Its memory serves again, for the gradient of the states.
+            torch.mm(gate_grad[rows], w1[expert], out=out_grad[rows])
+            out_grad[rows].addmm_(up_grad[rows], w3[expert])
         routing_grad = routing_grad.index_select(0, order.places).view_as(routing_weights)
-        x_grad = _sum_pairs(states_grad, order, torch.ones_like(routing_weights)).to(x.dtype)
+        x_grad = _sum_pairs(out_grad, order, torch.ones_like(routing_weights)).to(x.dtype)
         return (x_grad, routing_grad, None, *found)
 
 
@@ -151,5 +149,8 @@ def _thirds(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequenc
 
 def _sum_pairs(rows: Tensor, order: ExpertOrder, shares: Tensor) -> Tensor:
     """Add rows [N, D] of each token times its shares [T, A]: [T, D], dtype of the shares."""
-    by_token = rows.index_select(0, order.places).view(*shares.shape, -1)  # [T, A, D]
-    return torch.bmm(shares[:, None], by_token.to(shares.dtype)).squeeze(1)
+    places = order.places.view_as(shares)
+    if rows.dtype == shares.dtype:  # one pass: no [T, A, D] in between
+        return functional.embedding_bag(places, rows, mode="sum", per_sample_weights=shares)
+    by_token = rows[places].to(shares.dtype)  # [T, A, D]
+    return torch.bmm(shares[:, None], by_token).squeeze(1)
