@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "Train a model as a recipe says.",
     "adapter": "Look at a LoRA adapter, or merge it into its model.",
     "eval": "Measure what a model can do, on held-out cases.",
+    "routing": "Show what the routers of a model do: load, repetitions, preferences of experts.",
     "bench": "Measure speed and memory, beside what the machine can do.",
 }
 """Name -> first line of the help. The code of each is in the module of that name."""
