@@ -1,19 +1,22 @@
-"""``mixtral eval``: what a model can do, on held-out cases; one subcommand per set of tasks.
+"""``mixtral eval``: what a model can do: benchmarks by name, or the held-out cases of nano's card.
 
-The table goes to standard output; ``--json`` and ``--out`` write files.
+The table goes to standard output; ``--json`` and ``--out`` write files. What is no command of this
+group is a list of benchmarks, so that ``mixtral eval mmlu,hellaswag`` is enough.
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
 
 from mixtral.cli.console import note, spinner, stderr_console, write_file
-from mixtral.cli.options import DeviceOption, DTypeOption, ModelOption
+from mixtral.cli.eval_benchmarks import EXAMPLES, benchmarks
+from mixtral.cli.options import DeviceOption, DTypeOption, ModelOption, grouped_options
 from mixtral.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,11 +25,28 @@ if TYPE_CHECKING:
     from mixtral.eval.report import CardReport
     from mixtral.llm import LLM
 
+_BENCHMARKS = "benchmarks"
+
+
+class _TasksOrCommand(TyperGroup):
+    """A group that takes what is no command for the names of benchmarks."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command."""
+        named = args and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if named else [_BENCHMARKS, *args])
+
+
 app = typer.Typer(
+    cls=_TasksOrCommand,
     help="Measure what a model can do, on held-out cases.",
+    epilog="Example:\n  mixtral eval mmlu,hellaswag --model nano --limit 100",
     no_args_is_help=True,
     add_completion=False,
 )
+
+
+app.command(_BENCHMARKS, epilog=EXAMPLES)(grouped_options(benchmarks))
 
 
 @app.callback()

@@ -97,7 +97,7 @@ class BlockManager:
     def reuse(self, sequence: Sequence) -> None:
         """Give a sequence without blocks those that already hold its leading tokens.
 
-        At least one token is left to run, because its logits are wanted.
+        Tokens whose logits are wanted are left to run; that is at least the last one.
         """
         found = self._find(sequence)
         for block, name in found:
@@ -154,7 +154,7 @@ class BlockManager:
         size = self.block_size
         found: list[tuple[int, int]] = []
         name = self._root(sequence)
-        for begin in range(0, sequence.num_tokens - size, size):
+        for begin in range(0, sequence.num_shareable_tokens - size + 1, size):
             tokens = tuple(sequence.token_slice(begin, begin + size))
             block = self._block_of.get((name, tokens))
             if block is None:

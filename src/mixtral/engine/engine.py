@@ -17,9 +17,10 @@ from mixtral.engine.runner import Runner
 from mixtral.engine.sampler import Sample, Sampler, TokenLogprob
 from mixtral.engine.sampling_params import SamplingParams
 from mixtral.engine.scheduler import ScheduledSequence, Scheduler
+from mixtral.engine.scoring import TokenScore, score_tokens
 from mixtral.engine.sequence import FinishReason, Sequence
 from mixtral.engine.stats import EngineStats, StepReport
-from mixtral.errors import ContextLengthExceeded, EngineError
+from mixtral.errors import ContextLengthExceeded, EngineError, InvalidRequest
 from mixtral.model import LanguageModel
 from mixtral.outputs import TokenRoute
 
@@ -31,7 +32,7 @@ class TokenOutput:
     sequence_id: int
     """The sequence it belongs to."""
     token_id: int
-    """The token; -1 where the sequence ended with an error."""
+    """The token; -1 where the sequence ended with an error, or was scored."""
     logprob: TokenLogprob | None = None
     """Its log-probability, where asked for."""
     finish_reason: FinishReason | None = None
@@ -40,6 +41,8 @@ class TokenOutput:
     """Experts of the tokens that ran since the last output, where asked for."""
     error: EngineError | None = None
     """Why this one sequence could not go on."""
+    scores: tuple[TokenScore, ...] = ()
+    """Log-probabilities of its targets, where it was scored."""
 
 
 class Engine:
@@ -142,10 +145,57 @@ class Engine:
         )
         if constraint is not None:
             constraint.prepare(max_tokens)
-        self._next_id += 1
-        self._num_prompt_tokens += len(prompt)
-        self._sequences[sequence.sequence_id] = sequence
-        self._scheduler.add(sequence)
+        self._queue(sequence)
+        return sequence.sequence_id
+
+    def add_scored(
+        self,
+        prompt_token_ids: AbstractSequence[int],
+        target_ids: AbstractSequence[int],
+        *,
+        leader_id: int | None = None,
+        adapter: int | None = None,
+    ) -> int:
+        """Queue tokens to be scored and return the number of their sequence; nothing is generated.
+
+        Target i is scored by what the model expects after token ``len(prompt) - len(targets) + i``;
+        so a prompt of ``a b c`` with the targets ``c d`` gives log p(c | a b) and log p(d | a b c).
+        All arrive in one output when the prompt has run. The tokens before may come from the cache.
+
+        Args:
+            prompt_token_ids: At least as many tokens as there are targets.
+            target_ids: Tokens that are scored, at least one.
+            leader_id: An earlier sequence to wait for, because its blocks will serve this one.
+            adapter: Place of its adapter among those of the model; None runs the model as it is.
+
+        Raises:
+            InvalidRequest: There are no targets, more than tokens, or an id is not in the
+                vocabulary.
+            ContextLengthExceeded: The prompt does not fit into the context.
+        """
+        prompt = self.check_prompt(prompt_token_ids)
+        targets = check_ids("the targets", target_ids, self._model_config.vocab_size)
+        if not 1 <= len(targets) <= len(prompt):
+            raise InvalidRequest(
+                f"there are {len(targets)} targets; there must be from 1 to {len(prompt)}, the "
+                "tokens of the prompt."
+            )
+        if len(prompt) > self.max_model_len:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(prompt)} tokens; it must have at most {self.max_model_len}, "
+                "the context of this model. Shorten it."
+            )
+        sequence = Sequence(
+            sequence_id=self._next_id,
+            prompt_token_ids=prompt,
+            params=SamplingParams(),
+            max_tokens=0,
+            eos_token_id=self._model_config.eos_token_id,
+            leader=None if leader_id is None else self._sequences.get(leader_id),
+            adapter=adapter,
+            target_ids=tuple(targets),
+        )
+        self._queue(sequence)
         return sequence.sequence_id
 
     def check(
@@ -190,22 +240,32 @@ class Engine:
             return []
         needs_trace = self._experts.needs_trace(scheduled)
         logits, trace = self._runner.run(scheduled, needs_trace=needs_trace)
-        ready = [item for item in scheduled if item.is_ready]
-        rows = np.cumsum([0, *(1 + len(item.guess) for item in ready)])[:-1].tolist()
+        counts = [item.num_logits for item in scheduled]
+        spans = zip(scheduled, np.cumsum([0, *counts]).tolist(), counts, strict=False)
+        asked = [(item, row, row + count) for item, row, count in spans if count]
+        drawn = [span for span in asked if not span[0].sequence.target_ids]
         samples: list[Sample | EngineError] = []
-        if ready:
-            samples = self._sampler.sample(logits[rows], [item.sequence for item in ready])
+        if drawn:
+            rows = [row for _, row, _ in drawn]
+            samples = self._sampler.sample(logits[rows], [item.sequence for item, _, _ in drawn])
+        scored = [
+            (item.sequence, _score(item, logits[row:end]))
+            for item, row, end in asked
+            if item.sequence.target_ids
+        ]
         # Noted only now: a step that an exception or Ctrl-C ended earlier can be run again.
         if trace is not None:
             self._experts.note(scheduled, trace)
-        is_ready = {item.sequence.sequence_id for item in ready}
+        is_drawn = {item.sequence.sequence_id for item, _, _ in drawn}
         for item in scheduled:
             item.sequence.num_computed_tokens += item.num_new_tokens
-            if item.sequence.sequence_id not in is_ready:
+            if item.sequence.sequence_id not in is_drawn:
                 self._blocks.note_computed(item.sequence)
         outputs: list[TokenOutput] = []
-        for item, row, sample in zip(ready, rows, samples, strict=True):
-            outputs += self._note(item, sample, logits[row + 1 : row + 1 + len(item.guess)])
+        for (item, row, end), sample in zip(drawn, samples, strict=True):
+            outputs += self._note(item, sample, logits[row + 1 : end])
+        for sequence, scores in scored:
+            outputs += self._note_scores(sequence, scores)
         num_tokens = sum(item.num_new_tokens + len(item.guess) for item in scheduled)
         self.last_step = StepReport(
             num_sequences=len(scheduled),
@@ -240,6 +300,28 @@ class Engine:
             num_output_tokens=self._num_output_tokens,
             expert_load=self._experts.load(),
         )
+
+    def _queue(self, sequence: Sequence) -> None:
+        self._next_id += 1
+        self._num_prompt_tokens += len(sequence.prompt_token_ids)
+        self._sequences[sequence.sequence_id] = sequence
+        self._scheduler.add(sequence)
+
+    def _note_scores(self, sequence: Sequence, scores: dict[int, TokenScore]) -> list[TokenOutput]:
+        """Keep the scores of a step; the output comes when all targets are scored."""
+        # By place: a preempted sequence comes by the same places again.
+        sequence.scores.update(scores)
+        if sequence.num_uncomputed_tokens:
+            return []
+        sequence.finish_reason = "length"
+        self._remove(sequence)
+        output = TokenOutput(
+            sequence_id=sequence.sequence_id,
+            token_id=-1,
+            finish_reason="length",
+            scores=tuple(sequence.scores[place] for place in range(len(sequence.target_ids))),
+        )
+        return [output]
 
     def _note(
         self, item: ScheduledSequence, sample: Sample | EngineError, guess_logits: Tensor
@@ -290,3 +372,11 @@ class Engine:
         self._sampler.forget(sequence)
         self._experts.forget(sequence)
         del self._sequences[sequence.sequence_id]
+
+
+def _score(item: ScheduledSequence, logits: Tensor) -> dict[int, TokenScore]:
+    """Score the targets that a step reached, by place among the targets of the sequence."""
+    sequence = item.sequence
+    end = sequence.num_computed_tokens + item.num_new_tokens - sequence.num_shareable_tokens
+    targets = sequence.target_ids[end - len(logits) : end]
+    return dict(enumerate(score_tokens(logits, targets), start=end - len(logits)))

@@ -27,7 +27,8 @@ class Runner:
 
         Returns:
             [R, V], float32: for each sequence that is ready, the logits after its last token and
-            after each of its guesses; then the routing of all T tokens.
+            after each of its guesses, and for each that is scored those after the tokens before its
+            targets; then the routing of all T tokens.
         """
         batch = self._lay_out(scheduled)
         if not needs_trace:
@@ -54,8 +55,7 @@ class Runner:
             slots += [table[i // size] * size + i % size for i in range(begin, end)]
             starts.append(len(input_ids))
             context_lens.append(end)
-            if item.is_ready:
-                rows += range(len(input_ids) - 1 - len(item.guess), len(input_ids))
+            rows += range(len(input_ids) - item.num_logits, len(input_ids))
         device = self._model.device
         return TokenBatch(
             input_ids=torch.tensor(input_ids, device=device),

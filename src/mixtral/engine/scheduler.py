@@ -44,6 +44,14 @@ class ScheduledSequence:
         """Whether the step gives the sequence a new token."""
         return self.num_new_tokens == self.sequence.num_uncomputed_tokens
 
+    @property
+    def num_logits(self) -> int:
+        """How many of its last tokens in this step, guesses included, are asked for logits."""
+        if self.sequence.target_ids:
+            end = self.sequence.num_computed_tokens + self.num_new_tokens
+            return max(0, min(self.num_new_tokens, end - self.sequence.num_shareable_tokens))
+        return 1 + len(self.guess) if self.is_ready else 0
+
 
 class Scheduler:
     """Decides which sequences run in each step.

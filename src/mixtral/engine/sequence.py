@@ -6,6 +6,7 @@ from typing import Literal
 from mixtral.engine.constraint import Constraint
 from mixtral.engine.prompt_lookup import PromptLookup
 from mixtral.engine.sampling_params import SamplingParams
+from mixtral.engine.scoring import TokenScore
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -36,6 +37,10 @@ class Sequence:
     """Whether the experts of each token are wanted; all its tokens are then run for it."""
     adapter: int | None = None
     """Place of its adapter among those of the model; None runs the model as it is."""
+    target_ids: tuple[int, ...] = ()
+    """Tokens to score by the logits of its last tokens; it then generates nothing."""
+    scores: dict[int, TokenScore] = field(default_factory=dict)
+    """Scores of the targets so far, by place among them."""
     lookup: PromptLookup | None = None
     """Guesses the next tokens; None where the engine does not speculate."""
     output_token_ids: list[int] = field(default_factory=list)
@@ -62,6 +67,11 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """Tokens that the next forward passes must still run; 1 while decoding."""
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_shareable_tokens(self) -> int:
+        """Leading tokens whose own logits nobody asks for, so that another's blocks will do."""
+        return self.num_tokens - max(1, len(self.target_ids))
 
     @property
     def num_remaining_tokens(self) -> int:

@@ -1,0 +1,242 @@
+"""``mixtral passkey``: does a model find a number hidden anywhere in its context?
+
+The table goes to standard output; ``--out`` writes a folder, in which a killed run goes on.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from mixtral.cli.console import note, spinner
+from mixtral.cli.long_context import (
+    JsonOption,
+    OutOption,
+    SeedOption,
+    check_out,
+    describe,
+    model_title,
+    print_results,
+    progress_bar,
+    write_results,
+)
+from mixtral.cli.options import AdapterOption, ModelOptions, grouped_options, named_adapter
+from mixtral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mixtral.eval.documents import Document
+    from mixtral.eval.passkey import PromptWriter, Style
+    from mixtral.eval.passkey_grid import Answerer, GridPlan, GridResult, Trial
+    from mixtral.eval.trial_log import TrialLog
+    from mixtral.llm import LLM
+
+app = typer.Typer(add_completion=False)
+
+_EXAMPLES = """Examples:
+  mixtral passkey --model nano --cases 5 --out passkey
+  mixtral passkey --lengths 1k,2k --depths 11 --filler novel.txt --json
+  mixtral passkey --model mistralai/Mixtral-8x7B-v0.1 -q int4 --prompt completion --lengths 32k"""
+_STYLES = ("chat", "completion")
+
+
+@app.command(epilog=_EXAMPLES)
+@grouped_options
+def passkey(
+    model: ModelOptions,
+    adapter: AdapterOption = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            "--lengths",
+            metavar="LIST",
+            help="Tokens of question and answer together, k for 1024: 1k,2k,4k.",
+            show_default="doubling from 512 to the whole context",
+        ),
+    ] = None,
+    depths: Annotated[
+        str,
+        typer.Option(
+            "--depths",
+            metavar="LIST",
+            help="Per cent of the text before the key; or one number: so many, evenly spread.",
+        ),
+    ] = "0,25,50,75,100",
+    cases: Annotated[int, typer.Option("--cases", help="Questions of each length and depth.")] = 5,
+    filler: Annotated[
+        str,
+        typer.Option(
+            "--filler",
+            metavar="repeated|FILE",
+            help="The paper's five sentences again and again, or a real text.",
+        ),
+    ] = "repeated",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt", help="chat for instruction models; completion for base models, a text."
+        ),
+    ] = "chat",
+    stop_below: Annotated[
+        float,
+        typer.Option(
+            "--stop-below",
+            metavar="SHARE",
+            help="Leave out longer texts where the share of right answers is surely below this.",
+        ),
+    ] = 0.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would cost, and leave.")
+    ] = False,
+) -> None:
+    """Hide a number at several depths of texts of several lengths, and ask for it.
+
+    Greedy answers, 95 % intervals; says first how many tokens and about how many seconds it takes.
+    """
+    with spinner("starting"):
+        from mixtral.eval.engine_answerer import EngineAnswerer
+        from mixtral.eval.lengths import parse_depths, parse_lengths
+        from mixtral.eval.passkey_grid import GridPlan
+
+    # Everything that can be wrong with the options, before minutes of loading.
+    parsed = None if lengths is None else parse_lengths("lengths", lengths)
+    if prompt not in _STYLES:
+        raise ConfigError(f"prompt is {prompt!r}; it must be chat or completion.")
+    document = _read_filler(filler)
+    plan = GridPlan(
+        lengths=parsed or (), depths=parse_depths(depths), cases=cases, stop_below=stop_below
+    )
+    check_out(out)
+    # Two contexts of cache: the prefix of one question stays while the next one runs.
+    llm = model.load(max_num_seqs=2, adapters=named_adapter(adapter))
+    writer = _writer(llm, document, style=cast("Style", prompt), seed=seed)
+    plan = _with_lengths(plan, parsed, shortest=writer.shortest, context=llm.max_model_len)
+    answer = EngineAnswerer(llm, adapter=next(iter(llm.requests.adapters), None))
+    settings = _settings(model, adapter, document, style=prompt, seed=seed)
+    log = None
+    if out is not None and not estimate:
+        from mixtral.eval.trial_log import TrialLog
+
+        log = TrialLog(out, settings)
+    _say_cost(llm, answer, writer, plan, done=log.trials if log else [])
+    if not estimate:
+        result = _run(answer, writer, plan, log)
+        title = model_title(model, adapter=adapter)
+        _report(result, settings, out=out, as_json=as_json, title=title)
+
+
+def _read_filler(filler: str) -> "Document | None":
+    from mixtral.eval.documents import Document, read_documents
+
+    if filler == "repeated":
+        return None
+    texts = [document.text for document in read_documents([Path(filler)])]
+    return Document(name=Path(filler).name, text="\n".join(texts))
+
+
+def _writer(
+    llm: "LLM", document: "Document | None", *, style: "Style", seed: int
+) -> "PromptWriter":
+    from mixtral.eval.passkey import PromptWriter, RepeatedSentences, TextFiller
+
+    tokenizer = llm.tokenizer
+    if document is None:
+        return PromptWriter(tokenizer, RepeatedSentences(tokenizer), style=style, seed=seed)
+    text = TextFiller(tokenizer, document.text, name=document.name)
+    return PromptWriter(tokenizer, text, style=style, seed=seed)
+
+
+def _with_lengths(
+    plan: "GridPlan", lengths: tuple[int, ...] | None, *, shortest: int, context: int
+) -> "GridPlan":
+    from dataclasses import replace
+
+    from mixtral.eval.lengths import check_lengths, doubling_lengths
+
+    chosen = doubling_lengths(context) if lengths is None else lengths
+    check_lengths("lengths", chosen, context=context)
+    if chosen[0] < shortest:
+        raise ConfigError(
+            f"the shortest of the lengths is {chosen[0]}; question, key and answer leave no room "
+            f"for a text below {shortest} tokens."
+        )
+    return replace(plan, lengths=chosen)
+
+
+def _settings(
+    model: ModelOptions, adapter: str | None, document: "Document | None", *, style: str, seed: int
+) -> dict[str, Any]:
+    from mixtral.eval.documents import hash_documents
+
+    return {
+        "model": describe(model, adapter=adapter),
+        "prompt": style,
+        "filler": "repeated" if document is None else document.name,
+        "filler_sha256": None if document is None else hash_documents([document]),
+        "seed": seed,
+    }
+
+
+def _say_cost(
+    llm: "LLM", answer: "Answerer", writer: "PromptWriter", plan: "GridPlan", *, done: "list[Trial]"
+) -> None:
+    from mixtral.eval.passkey_cost import Speed, estimate_cost, probe_speed
+
+    known = f" beside {len(done)} answers of an earlier run" if done else ""
+    nothing = Speed(answer_s=0.0, token_s=0.0, pair_s=0.0)
+    if not estimate_cost(writer, plan, nothing, done=done).num_prompts:
+        note(f"nothing is left to ask{known}.")
+        return
+    with spinner("probing the speed"):
+        speed = probe_speed(
+            answer,
+            vocab_size=llm.config.vocab_size,
+            longest=plan.lengths[-1] - writer.answer_tokens,
+            max_tokens=writer.answer_tokens,
+        )
+        cost = estimate_cost(writer, plan, speed, done=done)
+    note(
+        f"{cost.num_prompts} questions of {cost.num_tokens:,} tokens, {cost.num_reused:,} of them "
+        f"shared with the question before: about {cost.seconds:,.0f} s{known}."
+    )
+
+
+def _run(
+    answer: "Answerer", writer: "PromptWriter", plan: "GridPlan", log: "TrialLog | None"
+) -> "GridResult":
+    from mixtral.eval.passkey_grid import run_grid
+
+    total = len(plan.lengths) * len(plan.depths) * plan.cases
+    done = log.trials if log else []
+    count = sum(trial.place[0] in plan.lengths for trial in done)
+    with progress_bar("asking") as show:
+
+        def on_trial(trial: "Trial") -> None:
+            nonlocal count
+            count += 1
+            if log is not None:
+                log.append(trial)
+            show(min(count, total), total)
+
+        return run_grid(answer, writer, plan, done=done, on_trial=on_trial)
+
+
+def _report(
+    result: "GridResult", settings: dict[str, Any], *, out: Path | None, as_json: bool, title: str
+) -> None:
+    from mixtral.eval.passkey_report import draw_heat_map, grid_as_dict, grid_table
+    from mixtral.eval.provenance import describe_versions
+
+    values = {
+        "versions": describe_versions(),
+        "settings": settings,
+        **grid_as_dict(result),
+    }
+    table = grid_table(result)
+    if out is not None:
+        write_results(
+            out, values, table=table, draw=lambda: draw_heat_map(result, out, title=title)
+        )
+    print_results(values, table=table, as_json=as_json)

@@ -1,0 +1,252 @@
+"""``mixtral perplexity``: how well a model predicts texts, and what a longer context is worth.
+
+The table goes to standard output; ``--out`` writes a folder.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixtral.cli.console import note, spinner
+from mixtral.cli.long_context import (
+    JsonOption,
+    OutOption,
+    SeedOption,
+    check_out,
+    describe,
+    model_title,
+    print_results,
+    progress_bar,
+    write_results,
+)
+from mixtral.cli.options import AdapterOption, ModelOptions, grouped_options, named_adapter
+from mixtral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mixtral.eval.context_curve import ContextCurve
+    from mixtral.eval.documents import Document
+    from mixtral.eval.perplexity import Perplexity, Window
+    from mixtral.llm import LLM
+    from mixtral.tokenizer import Tokenizer
+
+app = typer.Typer(add_completion=False)
+
+_EXAMPLES = """Examples:
+  mixtral perplexity --model nano --text wiki.test.raw
+  mixtral perplexity --text novels/ --by-context 512,1k,2k --out curve
+  mixtral perplexity --model mixtral-int4 --text wiki.test.raw --context 2k --stride 1k"""
+_DEFAULT_CONTEXT = 512  # llama.cpp's
+
+
+@app.command(epilog=_EXAMPLES)
+@grouped_options
+def perplexity(
+    model: ModelOptions,
+    text: Annotated[
+        list[Path],
+        typer.Option(
+            "--text",
+            metavar="PATH",
+            help="A text, JSON lines with a field text, or a folder of them, .gz or not; again for "
+            "more.",
+        ),
+    ],
+    adapter: AdapterOption = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="TOKENS",
+            help="Tokens of a window, k for 1024.",
+            show_default=str(_DEFAULT_CONTEXT),
+        ),
+    ] = None,
+    stride: Annotated[
+        str | None,
+        typer.Option(
+            "--stride",
+            metavar="TOKENS",
+            help="Let windows begin every so many tokens, and score each token once; without it, "
+            "the second half of windows that do not overlap, as llama.cpp does.",
+        ),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read each document in one pass, and score all of it.")
+    ] = False,
+    by_context: Annotated[
+        str | None,
+        typer.Option(
+            "--by-context",
+            metavar="LIST",
+            help="Score the same tokens after so many others: 512,1k,2k.",
+        ),
+    ] = None,
+    windows: Annotated[
+        int, typer.Option("--windows", help="With --by-context: windows of each length.")
+    ] = 40,
+    scored: Annotated[
+        int, typer.Option("--scored", help="With --by-context: scored tokens of each window.")
+    ] = 256,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a model predicts texts; with --by-context, what more context is worth."""
+    check_out(out)
+    _check_together(context=context, stride=stride, whole=whole, by_context=by_context)
+    with spinner("reading"):
+        from mixtral.eval.documents import hash_documents, read_documents
+        from mixtral.eval.lengths import parse_lengths
+        from mixtral.eval.provenance import describe_versions
+
+    contexts = parse_lengths("by-context", by_context) if by_context is not None else ()
+    size = _one_length("context", context or str(_DEFAULT_CONTEXT))
+    step = None if stride is None else _one_length("stride", stride)
+    if step is not None and step >= size:
+        raise ConfigError(f"stride is {step}; it must be less than the context, {size}.")
+    documents = read_documents(text)
+    llm = model.load(adapters=named_adapter(adapter))
+    values: dict[str, Any] = {
+        "versions": describe_versions(),
+        "model": describe(model, adapter=adapter),
+        "texts": [str(path) for path in text],
+        "texts_sha256": hash_documents(documents),
+        "seed": seed,
+    }
+    if contexts:
+        curve = _curve(llm, documents, contexts, windows=windows, scored=scored, seed=seed)
+        title = model_title(model, adapter=adapter)
+        _report_curve(curve, values, out=out, as_json=as_json, title=title)
+        return
+    measured = _measure(llm, documents, context=None if whole else size, stride=step)
+    values |= {"context": None if whole else size, "stride": step}
+    _report(measured, values, out=out, as_json=as_json)
+
+
+def _check_together(
+    *, context: str | None, stride: str | None, whole: bool, by_context: str | None
+) -> None:
+    given = [
+        name
+        for name, is_given in (
+            ("--by-context", by_context is not None),
+            ("--whole", whole),
+            ("--context or --stride", context is not None or stride is not None),
+        )
+        if is_given
+    ]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} exclude each other; choose one.")
+
+
+def _one_length(name: str, text: str) -> int:
+    from mixtral.eval.lengths import parse_lengths
+
+    lengths = parse_lengths(name, text)
+    if len(lengths) != 1 or (name == "context" and lengths[0] < 4):
+        least = ", at least 4" if name == "context" else ""
+        raise ConfigError(f"{name} is {text!r}; it must be one number of tokens{least}.")
+    return lengths[0]
+
+
+def _curve(
+    llm: "LLM",
+    documents: "Sequence[Document]",
+    contexts: tuple[int, ...],
+    *,
+    windows: int,
+    scored: int,
+    seed: int,
+) -> "ContextCurve":
+    from mixtral.eval.context_curve import measure_curve
+    from mixtral.eval.lengths import check_lengths
+    from mixtral.eval.token_scores import TokenScorer
+
+    check_lengths("contexts", contexts, context=llm.max_model_len)
+    tokenizer = llm.tokenizer
+    with progress_bar("reading tokens") as show:
+        return measure_curve(
+            TokenScorer.of(llm, adapter=next(iter(llm.requests.adapters), None)),
+            [tokenizer.encode(document.text, bos=False) for document in documents],
+            bos_id=tokenizer.bos_id,
+            contexts=contexts,
+            num_windows=windows,
+            num_scored=scored,
+            seed=seed,
+            progress=show,
+        )
+
+
+def _measure(
+    llm: "LLM", documents: "Sequence[Document]", *, context: int | None, stride: int | None
+) -> "Perplexity":
+    from mixtral.eval.lengths import check_lengths
+    from mixtral.eval.perplexity import measure_perplexity
+    from mixtral.eval.token_scores import TokenScorer
+
+    if context is not None:
+        check_lengths("contexts", (context,), context=llm.max_model_len)
+    cut = [
+        (d.name, _windows(llm.tokenizer, d, context, stride, longest=llm.max_model_len))
+        for d in documents
+    ]
+    if short := sum(not windows for _, windows in cut):
+        note(f"documents that are shorter than a window and left out: {short} of {len(cut)}.")
+    with progress_bar("reading tokens") as show:
+        return measure_perplexity(
+            TokenScorer.of(llm, adapter=next(iter(llm.requests.adapters), None)),
+            cut,
+            definition="whole" if context is None else "strided" if stride else "windows",
+            progress=show,
+        )
+
+
+def _windows(
+    tokenizer: "Tokenizer",
+    document: "Document",
+    context: int | None,
+    stride: int | None,
+    *,
+    longest: int,
+) -> "list[Window]":
+    from mixtral.eval.perplexity import Window, half_windows, strided_windows
+
+    # llama.cpp drops one line end at the end of a file, so that the tokens are the same.
+    ids = tokenizer.encode(document.text.removesuffix("\n"))
+    if context is not None and stride is not None:
+        return strided_windows(ids, context=context, stride=stride)
+    if context is not None:
+        return half_windows(ids, context=context, bos_id=tokenizer.bos_id)
+    if len(ids) > longest:
+        raise ConfigError(
+            f"{document.name} has {len(ids)} tokens, and the context of this model is {longest}; "
+            "use --context with --stride instead of --whole."
+        )
+    return [Window(token_ids=ids, first=1)]
+
+
+def _report(
+    measured: "Perplexity", values: dict[str, Any], *, out: Path | None, as_json: bool
+) -> None:
+    from mixtral.eval.perplexity_report import perplexity_table
+
+    table = perplexity_table(measured, context=values["context"], stride=values["stride"])
+    values = values | measured.as_dict()
+    if out is not None:
+        write_results(out, values, table=table, draw=None)
+    print_results(values, table=table, as_json=as_json)
+
+
+def _report_curve(
+    curve: "ContextCurve", values: dict[str, Any], *, out: Path | None, as_json: bool, title: str
+) -> None:
+    from mixtral.eval.perplexity_report import curve_table, draw_curve
+
+    table = curve_table(curve)
+    values = values | curve.as_dict()
+    if out is not None:
+        write_results(out, values, table=table, draw=lambda: draw_curve(curve, out, title=title))
+    print_results(values, table=table, as_json=as_json)

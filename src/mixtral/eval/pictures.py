@@ -1,0 +1,52 @@
+"""Figures without a display, and how they are written: PNG and SVG, whole or not at all.
+
+matplotlib is imported when a figure is made; it comes with the extra ``train``.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+"""From Okabe and Ito's set, whose colours colour-blind people can tell apart."""
+
+
+def new_figure(*, width: float, height: float) -> "Figure":
+    """Return an empty figure, sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_picture(figure: "Figure", folder: Path, name: str) -> list[Path]:
+    """Write a figure as ``name.png`` and ``name.svg``; the same figure gives the same bytes.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    return [_save(figure, folder / f"{name}.{form}", form) for form in ("png", "svg")]
+
+
+def _save(figure: "Figure", path: Path, form: str) -> Path:
+    import matplotlib
+
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    metadata = {"Date": None} if form == "svg" else {}
+    try:
+        # The salt names the parts of an SVG; without it each writing gives other names.
+        with matplotlib.rc_context({"svg.hashsalt": "mixtral"}), temporary.open("xb") as file:
+            figure.savefig(file, format=form, metadata=metadata)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
