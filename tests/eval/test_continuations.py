@@ -59,7 +59,7 @@ def test_what_is_too_long_loses_its_beginning_and_says_so(llm: LLM) -> None:
         ],
     )
     assert (fitting.was_cut, cut.was_cut) == (False, True)
-    assert cut.logprob == fitting.logprob
+    assert cut.logprob == pytest.approx(fitting.logprob, rel=1e-5)  # another batch, other sums
 
 
 def test_answer_longer_than_the_context_is_an_error_of_one_line(llm: LLM) -> None:

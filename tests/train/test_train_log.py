@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_resumed_run_replaces_what_tensorboard_has_past_its_first_step(tmp_path:
         for step in range(first, 4):
             log.write({"step": step, "loss": value})
         log.close()
+        time.sleep(1.1)  # TensorBoard orders files by the second in their names
     assert scalars(tmp_path)["loss"] == [(0, 1.0), (1, 1.0), (2, 5.0), (3, 5.0)]
 
 
