@@ -35,8 +35,8 @@ COMMANDS: Mapping[str, str] = {
     "adapter": "Look at a LoRA adapter, or merge it into its model.",
     "eval": "Measure what a model can do, on held-out cases.",
     "passkey": "Hide a number at several depths of texts of several lengths, and ask for it.",
-    "perplexity": "Measure how well a model predicts texts; with --by-context, what more context is "
-    "worth.",
+    "perplexity": "Measure how well a model predicts texts; with --by-context, what more context "
+    "is worth.",
     "routing": "Show what the routers of a model do: load, repetitions, preferences of experts.",
     "bench": "Measure speed and memory, beside what the machine can do.",
 }
