@@ -15,7 +15,7 @@ Where gradients are wanted, ``moe`` is an autograd function with a backward pass
 context tokens of one sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -79,17 +79,40 @@ def moe(
     wants_gradient = any(t.requires_grad for t in (x, routing_weights, *w1, *w2, *w3))
     if torch.is_grad_enabled() and wants_gradient:
         return moe_training.moe(x, routing_weights, expert_ids, w1, w2, w3)
+
+    def run(expert: int, states: Tensor) -> Tensor:
+        gate = functional.linear(states, w1[expert])
+        hidden = functional.silu(gate) * functional.linear(states, w3[expert])
+        return functional.linear(hidden, w2[expert])
+
+    return visit_experts(x, routing_weights, expert_ids, len(w1), run)
+
+
+def visit_experts(
+    x: Tensor,
+    routing_weights: Tensor,
+    expert_ids: Tensor,
+    num_experts: int,
+    run: Callable[[int, Tensor], Tensor],
+) -> Tensor:
+    """Run experts of any kind, each chosen one once on its tokens, and add the weighted outputs.
+
+    Args:
+        x: Token states, [T, D].
+        routing_weights: [T, A], float32.
+        expert_ids: [T, A], int64.
+        num_experts: E.
+        run: (expert, its token states [N, D]) -> its outputs, [N, D]; not called without tokens.
+
+    Returns:
+        [T, D], dtype of ``x``; summed in float32.
+    """
     num_experts_per_tok = expert_ids.shape[1]
     order = expert_ids.flatten().argsort(stable=True)  # [T * A], sorted by expert
     token_ids = order.div(num_experts_per_tok, rounding_mode="floor")
-    counts = torch.bincount(expert_ids.flatten(), minlength=len(w1)).tolist()
+    counts = torch.bincount(expert_ids.flatten(), minlength=num_experts).tolist()
     states = x.index_select(0, token_ids).split(counts)
-    parts = []
-    for expert, part in enumerate(states):
-        if counts[expert]:
-            gate = functional.linear(part, w1[expert])
-            hidden = functional.silu(gate) * functional.linear(part, w3[expert])
-            parts.append(functional.linear(hidden, w2[expert]))
+    parts = [run(expert, part) for expert, part in enumerate(states) if counts[expert]]
     weights = routing_weights.flatten().index_select(0, order)
     weighted = torch.cat(parts).float() * weights[:, None]  # [T * A, D]
     out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)

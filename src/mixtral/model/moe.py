@@ -84,7 +84,9 @@ class SparseMoe(nn.Module):
             return grouped.moe_stacked(x, routing_weights, expert_ids, *self._stacked)
         weights = [found for expert in experts if (found := expert.plain_weights()) is not None]
         if len(weights) < len(experts):
-            return _visit_modules(x, routing_weights, expert_ids, experts)
+            return grouped.visit_experts(
+                x, routing_weights, expert_ids, len(experts), lambda e, part: experts[e](part)
+            )
         w1, w2, w3 = zip(*weights, strict=True)
         return grouped.moe(x, routing_weights, expert_ids, w1, w2, w3)
 
@@ -137,19 +139,3 @@ def set_router_jitter(model: nn.Module, jitter: float, seed: int) -> None:
     for number, layer in enumerate(layers):
         layer.jitter = jitter
         layer.jitter_seed = (seed * len(layers) + number) % 2**63
-
-
-def _visit_modules(
-    x: Tensor, routing_weights: Tensor, expert_ids: Tensor, experts: list[Expert]
-) -> Tensor:
-    """As ``grouped.moe``, with the experts' modules in place of their weights."""
-    num_experts_per_tok = expert_ids.shape[1]
-    order = expert_ids.flatten().argsort(stable=True)  # [T * A], sorted by expert
-    token_ids = order.div(num_experts_per_tok, rounding_mode="floor")
-    counts = torch.bincount(expert_ids.flatten(), minlength=len(experts)).tolist()
-    states = x.index_select(0, token_ids).split(counts)
-    parts = [expert(part) for expert, part in zip(experts, states, strict=True) if len(part)]
-    weights = routing_weights.flatten().index_select(0, order)
-    weighted = torch.cat(parts).float() * weights[:, None]  # [T * A, D]
-    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    return out.index_add(0, token_ids, weighted).to(x.dtype)

@@ -6,6 +6,7 @@ does not count. What the machine can do is measured, not looked up: a large matr
 the same precision on the same device.
 """
 
+import math
 import time
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from mixtral.model.batch import TokenBatch
 
 _PROBE_SIZE = {"cpu": 1024, "cuda": 8192}
 _PROBE_SECONDS = 0.2
+_PROBE_EVERY_S = 60.0
 
 
 def step_flops(config: ModelConfig, batch: TokenBatch, *, num_targets: int, is_full: bool) -> float:
@@ -42,8 +44,30 @@ def step_flops(config: ModelConfig, batch: TokenBatch, *, num_targets: int, is_f
     return float(per_weight * weights + 6 * scores)
 
 
-def measure_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations per second of a large matrix product; takes a fifth of a second."""
+class MatmulPeak:
+    """The best rate of a large matrix product that was seen on a device.
+
+    Measured again after a minute, because a machine that is busy at the start seems slow.
+
+    Args:
+        device: What computes.
+        dtype: Precision of the product.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device, self._dtype = device, dtype
+        self._best = 0.0
+        self._measured_at = -math.inf
+
+    def flops(self) -> float:
+        """Return operations per second; at most once a minute this takes a fifth of a second."""
+        if time.monotonic() - self._measured_at > _PROBE_EVERY_S:
+            self._best = max(self._best, _measure(self._device, self._dtype))
+            self._measured_at = time.monotonic()
+        return self._best
+
+
+def _measure(device: torch.device, dtype: torch.dtype) -> float:
     size = _PROBE_SIZE.get(device.type, 4096)
     matrix = torch.ones(size, size, device=device, dtype=dtype)
     matrix @ matrix

@@ -5,7 +5,6 @@ package needs it. Figures are made without pyplot, so no display is looked for a
 matplotlib changes.
 """
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from mixtral.train.run_folder import read_log
 
 # Three colours of Okabe and Ito's set, which colour-blind people can tell apart; markers and
 # dashes tell the lines apart in grey, too.
@@ -41,7 +42,7 @@ def plot_run(log_path: Path) -> list[Path]:
     Raises:
         OSError: A file cannot be read or written.
     """
-    records = _read_log(log_path)
+    records = read_log(log_path)
     if not records:
         return []
     folder = log_path.absolute().parent
@@ -168,13 +169,3 @@ def _save(figure: Figure, path: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records

@@ -24,6 +24,16 @@ TABLES: Mapping[str, type] = {
     "parallel": ParallelSettings,
 }
 """Tables of a recipe and what they hold."""
+FILE_FIELDS = (
+    "train_records",
+    "valid_records",
+    "train_tokens",
+    "valid_tokens",
+    "train_mask",
+    "valid_mask",
+    "init_adapter",
+)
+"""Fields that name a file or folder to read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

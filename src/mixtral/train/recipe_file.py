@@ -7,18 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtral.errors import ConfigError
-from mixtral.train.recipe import TABLES, TrainRecipe
-
-_PATHS = (
-    "output",
-    "train_records",
-    "valid_records",
-    "train_tokens",
-    "valid_tokens",
-    "train_mask",
-    "valid_mask",
-    "init_adapter",
-)
+from mixtral.train.recipe import FILE_FIELDS, TABLES, TrainRecipe
 
 
 def read_recipe(path: Path) -> TrainRecipe:
@@ -35,7 +24,7 @@ def read_recipe(path: Path) -> TrainRecipe:
     _check_texts(path, values)
     if "output" not in values:
         raise ConfigError(f"{path} lacks the field output; every recipe needs it.")
-    for name in _PATHS:
+    for name in ("output", *FILE_FIELDS):
         _make_relative(values, name, path.parent)
     if isinstance(values.get("init_from"), str):
         values["init_from"] = _model_name(values["init_from"], path.parent)

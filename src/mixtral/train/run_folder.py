@@ -114,15 +114,7 @@ class RunFolder:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return the lines of the log; a last line cut by a crash is left out."""
-        if not self.log_path.exists():
-            return []
-        records = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        return read_log(self.log_path) if self.log_path.exists() else []
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Copy the resumable state and write it in one piece, in the background.
@@ -225,6 +217,21 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise self._cannot_write(path, error) from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; a last line cut by a crash is left out.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -23,20 +23,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from mixtral.errors import ConfigError
-from mixtral.train.recipe import TrainRecipe
+from mixtral.train.recipe import FILE_FIELDS, TrainRecipe
 
 _FREE = ("output", "log_every", "checkpoint_every", "keep_best", "tensorboard", "parallel")
-_FILES = (
-    "train_records",
-    "valid_records",
-    "train_tokens",
-    "valid_tokens",
-    "train_mask",
-    "valid_mask",
-    "init_adapter",
-)
 # Named by their contents, or, as the cache, without influence on what is learned.
-_NO_SETTINGS = (*_FREE, *_FILES, "init_from", "lora.expert_loads", "dpo.reference_cache")
+_NO_SETTINGS = (*_FREE, *FILE_FIELDS, "init_from", "lora.expert_loads", "dpo.reference_cache")
 _PIECE_BYTES = 2**18
 _NUM_PIECES = 256
 _NO_WEIGHTS = (".md", ".txt", ".png")
@@ -64,7 +55,7 @@ class RunIdentity:
         Raises:
             OSError: A file cannot be read.
         """
-        named = {name: getattr(recipe, name) for name in _FILES}
+        named = {name: getattr(recipe, name) for name in FILE_FIELDS}
         if recipe.lora is not None:
             named["lora.expert_loads"] = recipe.lora.expert_loads
         files = {name: fingerprint(Path(path)) for name, path in named.items() if path}

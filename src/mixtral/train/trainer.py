@@ -26,7 +26,7 @@ from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.export import recover_result, write_result
 from mixtral.train.first_model import make_model
-from mixtral.train.flops import measure_matmul_flops, step_flops
+from mixtral.train.flops import MatmulPeak, step_flops
 from mixtral.train.losses import load_balancing_loss, router_z_loss
 from mixtral.train.objective import MicroBatch
 from mixtral.train.objectives import Stage, make_objective
@@ -167,9 +167,9 @@ class Trainer:
 
     def _steps(self, log: TrainLog) -> Iterator[StepMetrics]:
         recipe = self.recipe
-        peak = measure_matmul_flops(self.model.device, self._dtype)
+        peak = MatmulPeak(self.model.device, self._dtype)
         while self.next_step < self.max_steps:
-            metrics = self._train_step(self.next_step, peak)
+            metrics = self._train_step(self.next_step, peak.flops())
             self.next_step += 1
             is_last = self.next_step == self.max_steps
             if metrics.step % recipe.log_every == 0 or metrics.valid is not None:
@@ -180,8 +180,6 @@ class Trainer:
                     self.export(self.folder.path / "best")
             if self.next_step % recipe.checkpoint_every == 0 or is_last:
                 self.save()
-                # Again and again, because a machine that is busy at the start seems slow.
-                peak = max(peak, measure_matmul_flops(self.model.device, self._dtype))
             yield metrics
 
     @property
