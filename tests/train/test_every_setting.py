@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixtral.errors import ConfigError
-from mixtral.train import Trainer, TrainRecipe, first_model, train_log, trainer
+from mixtral.train import Trainer, TrainRecipe, first_model, flops, train_log
 from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.lora_settings import LoraSettings
 from mixtral.train.parallel_settings import ParallelSettings
@@ -101,7 +101,7 @@ ELSEWHERE = {
 @pytest.fixture(autouse=True)
 def no_probing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not measure the machine, which takes longer than a run of these."""
-    monkeypatch.setattr(trainer, "measure_matmul_flops", lambda device, dtype: 1e9)
+    monkeypatch.setattr(flops, "_measure", lambda device, dtype: 1e9)
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ Importing this file imports matplotlib, which comes with the extra ``train``. Fi
 without pyplot, so no display is looked for and no state of matplotlib changes.
 """
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mixtral.bench.serve_report import ServeReport, ServeResult
+from mixtral.pictures import new_figure, save_figure
 
 # Three colours of Okabe and Ito's set, which colour-blind people can tell apart; the markers tell
 # the lines apart in grey, too.
@@ -45,7 +43,7 @@ def plot_report(report: ServeReport, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"throughput": _plot_throughput(results), "latency": _plot_latency(results)}
     return [
-        _save(figure, folder / f"{name}.{form}")
+        save_figure(figure, folder / f"{name}.{form}")
         for name, figure in figures.items()
         for form in ("png", "svg")
     ]
@@ -91,9 +89,7 @@ def _plot_latency(results: Sequence[ServeResult]) -> Figure:
 
 
 def _figure(*, width: float) -> Figure:
-    figure = Figure(figsize=(width, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return new_figure(width=width, height=4.5)
 
 
 def _finish(axes: Any, results: Sequence[ServeResult]) -> None:
@@ -107,20 +103,3 @@ def _finish(axes: Any, results: Sequence[ServeResult]) -> None:
 def _load(result: ServeResult) -> float:
     serve = result.serve
     return float(serve.concurrency or 0) if serve.request_rate is None else serve.request_rate
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a picture whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    form = path.suffix.removeprefix(".")
-    # Without the date, the same numbers give the same file.
-    metadata = {"Date": None} if form == "svg" else {}
-    try:
-        with temporary.open("wb") as file:
-            figure.savefig(file, format=form, metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

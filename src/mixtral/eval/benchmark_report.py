@@ -10,7 +10,7 @@ from typing import Any
 
 from mixtral.eval.bbq import BiasCounts, BiasResult
 from mixtral.eval.benchmark_run import BenchmarkResult
-from mixtral.eval.pictures import BLUE, new_figure, save_picture
+from mixtral.pictures import BLUE, new_figure, save_picture
 
 _BIAS_GUESS = 1 / 3  # three answers
 # Of Okabe and Ito's set, as the others; colour-blind people can tell them apart.

@@ -10,7 +10,7 @@ from typing import Any
 
 from mixtral.eval.answers_check import wilson_interval
 from mixtral.eval.passkey_grid import Cell, GridResult
-from mixtral.eval.pictures import new_figure, save_picture
+from mixtral.pictures import new_figure, save_picture
 
 # cividis runs from blue to yellow, in even steps for eyes of every kind, and prints well in grey.
 _COLOURS = "cividis"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixtral.eval.context_curve import ContextCurve
 from mixtral.eval.perplexity import Perplexity
-from mixtral.eval.pictures import BLUE, new_figure, save_picture
+from mixtral.pictures import BLUE, new_figure, save_picture
 
 _SHOWN_DOCUMENTS = 20
 

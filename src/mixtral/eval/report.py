@@ -3,7 +3,6 @@
 matplotlib is imported when a picture is drawn; everything else here needs none.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mixtral.eval.answering import Answer, RowResult
 from mixtral.eval.context_perplexity import ContextPerplexity, falls
 from mixtral.eval.preference_accuracy import PreferenceAccuracy
+from mixtral.pictures import BLUE, VERMILLION, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours of Okabe and Ito's set, which colour-blind people can tell apart.
-_BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#999999"
+_GREY = "#999999"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +74,11 @@ def plot_rows(rows: Sequence[RowResult], path: Path) -> None:
     def draw(axes: "Axes") -> None:
         for place, row in enumerate(reversed(rows)):
             low, high = row.interval or (0.0, 0.0)
-            axes.barh(place, 100 * (row.share or 0.0), color=_BLUE, height=0.6)
+            axes.barh(place, 100 * (row.share or 0.0), color=BLUE, height=0.6)
             axes.plot([100 * low, 100 * high], [place, place], color="black", linewidth=1)
             if row.row.goal is not None:
                 goal = 100 * row.row.goal
-                axes.plot([goal, goal], [place - 0.4, place + 0.4], color=_VERMILLION, linewidth=2)
+                axes.plot([goal, goal], [place - 0.4, place + 0.4], color=VERMILLION, linewidth=2)
             if row.share is None:
                 axes.text(1, place, "does not fit", va="center", color=_GREY)
         axes.set_yticks(range(len(rows)), [row.row.task for row in reversed(rows)])
@@ -98,7 +97,7 @@ def plot_perplexities(measured: Sequence[ContextPerplexity], path: Path) -> None
     known = [(each.context, each.perplexity) for each in measured if each.perplexity is not None]
 
     def draw(axes: "Axes") -> None:
-        axes.plot([c for c, _ in known], [p for _, p in known], color=_BLUE, marker="o")
+        axes.plot([c for c, _ in known], [p for _, p in known], color=BLUE, marker="o")
         axes.set_xscale("log", base=2)
         axes.set_xticks([c for c, _ in known], [f"{c:,}" for c, _ in known])
         axes.set_xlabel("context (tokens)")
@@ -109,20 +108,11 @@ def plot_perplexities(measured: Sequence[ContextPerplexity], path: Path) -> None
 
 
 def _save(path: Path, draw: Callable[["Axes"], None], *, height: float) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=8, height=height)
     axes = figure.add_subplot()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        figure.savefig(file, format="png")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    save_figure(figure, path)
 
 
 def _row_line(row: RowResult) -> str:

@@ -1,7 +1,6 @@
 """The report as pictures, PNG and SVG of each.
 
-matplotlib comes with the extra ``train`` and is imported when a picture is drawn. Figures are made
-without pyplot, so no display is looked for and no state of matplotlib changes.
+matplotlib comes with the extra ``train`` and is imported when a picture is drawn.
 """
 
 import math
@@ -9,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixtral.pictures import new_figure, save_picture
 from mixtral.routing.comparison import RoutingComparison
 from mixtral.routing.experts_per_token import ExpertsPerToken
 from mixtral.routing.report import RoutingReport
@@ -234,13 +234,6 @@ def _picked_layers(num_layers: int) -> list[int]:
 
 
 def _save(stem: Path, draw: Draw, *, size: tuple[float, float]) -> list[Path]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=size[0], height=size[1])
     draw(figure)
-    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    figure.savefig(paths[0])
-    figure.savefig(paths[1], metadata={"Date": None})
-    return paths
+    return save_picture(figure, stem.parent, stem.name)

@@ -1,28 +1,23 @@
 """A run as pictures, drawn from its log: the loss, the routers, the rewards of preference training.
 
 Importing this file imports matplotlib, which comes with the extra ``train``; nothing else in the
-package needs it. Figures are made without pyplot, so no display is looked for and no state of
-matplotlib changes.
+package needs it.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mixtral.pictures import BLUE, VERMILLION, new_figure, save_figure
 from mixtral.train.run_folder import read_log
 
-# Three colours of Okabe and Ito's set, which colour-blind people can tell apart; markers and
-# dashes tell the lines apart in grey, too.
-_BLUE = "#0072B2"
-_VERMILLION = "#D55E00"
+# Of the same set as the other two; markers and dashes tell the lines apart in grey, too.
 _GREEN = "#009E73"
 
 Records = Sequence[dict[str, Any]]
@@ -64,11 +59,11 @@ def plot_loss(records: Records, path: Path, *, title: str) -> Path:
     """
     figure = _figure(1)
     axes = figure.add_subplot()
-    _line(axes, records, "loss", color=_BLUE, label="training")
-    _line(axes, records, "valid_loss", color=_VERMILLION, label="held out", marker="o")
+    _line(axes, records, "loss", color=BLUE, label="training")
+    _line(axes, records, "valid_loss", color=VERMILLION, label="held out", marker="o")
     unit = "per pair" if "reward_margin" in records[-1] else "nats per token"
     _finish(axes, ylabel=f"loss ({unit})", title=title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_router(records: Records, path: Path, *, title: str) -> Path:
@@ -93,33 +88,31 @@ def _plot_router(records: Records, path: Path, *, title: str) -> Path:
     _finish(entropy_axes, ylabel="router entropy (nats)", title=title, xlabel="")
     _finish(load_axes, ylabel="load over an even load", title="", legend=False)
     load_axes.set_title("fullest expert (solid) and emptiest (dashed) of each layer", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_rewards(records: Records, path: Path, *, title: str) -> Path:
     figure = _figure(2)
     reward_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     _line(reward_axes, records, "reward_chosen", color=_GREEN, label="chosen")
-    _line(reward_axes, records, "reward_rejected", color=_VERMILLION, label="rejected", dashes="--")
+    _line(reward_axes, records, "reward_rejected", color=VERMILLION, label="rejected", dashes="--")
     _finish(reward_axes, ylabel="implicit reward (nats)", title=title, xlabel="")
-    _line(accuracy_axes, records, "reward_accuracy", color=_BLUE, label="training")
+    _line(accuracy_axes, records, "reward_accuracy", color=BLUE, label="training")
     _line(
         accuracy_axes,
         records,
         "valid_reward_accuracy",
-        color=_VERMILLION,
+        color=VERMILLION,
         label="held out",
         marker="o",
     )
     accuracy_axes.set_ylim(0, 1.02)
     _finish(accuracy_axes, ylabel="pairs with the chosen answer preferred", title="")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _figure(panels: int) -> Figure:
-    figure = Figure(figsize=(8, 4.5 if panels == 1 else 7), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return new_figure(width=8, height=4.5 if panels == 1 else 7)
 
 
 def _line(
@@ -156,16 +149,3 @@ def _finish(
     axes.spines[["top", "right"]].set_visible(False)
     if legend:
         axes.legend(frameon=False, fontsize=8)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            figure.savefig(file, format="png")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

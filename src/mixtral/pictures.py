@@ -1,6 +1,7 @@
 """Figures without a display, and how they are written: PNG and SVG, whole or not at all.
 
-matplotlib is imported when a figure is made; it comes with the extra ``train``.
+matplotlib is imported when a figure is made; it comes with the extra ``train``. Figures are made
+without pyplot, so no display is looked for and no state of matplotlib changes.
 """
 
 import os
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE = "#0072B2"
-"""From Okabe and Ito's set, whose colours colour-blind people can tell apart."""
+"""Like the next, of Okabe and Ito's set, whose colours colour-blind people can tell apart."""
+VERMILLION = "#D55E00"
+"""Stands beside ``BLUE``."""
 
 
 def new_figure(*, width: float, height: float) -> "Figure":
@@ -31,12 +34,18 @@ def save_picture(figure: "Figure", folder: Path, name: str) -> list[Path]:
     Raises:
         OSError: A file cannot be written.
     """
-    return [_save(figure, folder / f"{name}.{form}", form) for form in ("png", "svg")]
+    return [save_figure(figure, folder / f"{name}.{form}") for form in ("png", "svg")]
 
 
-def _save(figure: "Figure", path: Path, form: str) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure in the format that its file's name ends with, .png or .svg.
+
+    Raises:
+        OSError: The file cannot be written; what was there before is still there.
+    """
     import matplotlib
 
+    form = path.suffix.removeprefix(".")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     metadata = {"Date": None} if form == "svg" else {}
     try:
