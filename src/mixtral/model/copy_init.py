@@ -48,8 +48,8 @@ _MATCH_SCORE = 60.0  # score of a note that matches over one that does not
 def init_copying(model: Transformer, seed: int) -> None:
     """Set embedding and some heads of a model so that it copies, in place.
 
-    Call it after ``init_weights``. On random words repeated two or three times the loss of an
-    untrained nano is 2.7 nats per repeated token instead of 10.4, and 1.1 after 40,000 tokens.
+    Call it after ``init_weights``. On repeated random words an untrained nano then has less than a
+    third of the loss of guessing (tests/model/test_copy_init.py).
 
     Args:
         model: At least 4 layers, on the CPU, in float32.
