@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BLUE = "#0072B2"
 """Like the next, of Okabe and Ito's set, whose colours colour-blind people can tell apart."""
-VERMILLION = "#D55E00"
+VERMILION = "#D55E00"
 """Stands beside ``BLUE``."""
 
 

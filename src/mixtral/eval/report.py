@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mixtral.eval.answering import Answer, RowResult
 from mixtral.eval.context_perplexity import ContextPerplexity, falls
 from mixtral.eval.preference_accuracy import PreferenceAccuracy
-from mixtral.pictures import BLUE, VERMILLION, new_figure, save_figure
+from mixtral.pictures import BLUE, VERMILION, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def plot_rows(rows: Sequence[RowResult], path: Path) -> None:
             axes.plot([100 * low, 100 * high], [place, place], color="black", linewidth=1)
             if row.row.goal is not None:
                 goal = 100 * row.row.goal
-                axes.plot([goal, goal], [place - 0.4, place + 0.4], color=VERMILLION, linewidth=2)
+                axes.plot([goal, goal], [place - 0.4, place + 0.4], color=VERMILION, linewidth=2)
             if row.share is None:
                 axes.text(1, place, "does not fit", va="center", color=_GREY)
         axes.set_yticks(range(len(rows)), [row.row.task for row in reversed(rows)])

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixtral.pictures import BLUE, VERMILLION, new_figure, save_figure
+from mixtral.pictures import BLUE, VERMILION, new_figure, save_figure
 from mixtral.train.run_folder import read_log
 
 # Of the same set as the other two; markers and dashes tell the lines apart in grey, too.
@@ -60,7 +60,7 @@ def plot_loss(records: Records, path: Path, *, title: str) -> Path:
     figure = _figure(1)
     axes = figure.add_subplot()
     _line(axes, records, "loss", color=BLUE, label="training")
-    _line(axes, records, "valid_loss", color=VERMILLION, label="held out", marker="o")
+    _line(axes, records, "valid_loss", color=VERMILION, label="held out", marker="o")
     unit = "per pair" if "reward_margin" in records[-1] else "nats per token"
     _finish(axes, ylabel=f"loss ({unit})", title=title)
     return save_figure(figure, path)
@@ -95,14 +95,14 @@ def _plot_rewards(records: Records, path: Path, *, title: str) -> Path:
     figure = _figure(2)
     reward_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     _line(reward_axes, records, "reward_chosen", color=_GREEN, label="chosen")
-    _line(reward_axes, records, "reward_rejected", color=VERMILLION, label="rejected", dashes="--")
+    _line(reward_axes, records, "reward_rejected", color=VERMILION, label="rejected", dashes="--")
     _finish(reward_axes, ylabel="implicit reward (nats)", title=title, xlabel="")
     _line(accuracy_axes, records, "reward_accuracy", color=BLUE, label="training")
     _line(
         accuracy_axes,
         records,
         "valid_reward_accuracy",
-        color=VERMILLION,
+        color=VERMILION,
         label="held out",
         marker="o",
     )
