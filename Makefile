@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/mixtr
 	    '(Debian: apt install python3 python3-venv) or name it: make setup PYTHON=...' >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo 'Creating .venv with $(PYTHON)'; $(PYTHON) -m venv .venv; }
 	@echo 'Installing into .venv; the first time this takes a few minutes'
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,embed]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,embed,rag,agent]'
 	@touch $@
 
 run: setup
@@ -42,7 +42,7 @@ serve: setup
 	$(BIN)/mixtral serve --model nano
 
 test: setup
-	$(BIN)/pytest -m 'not gpu and not slow and not network'
+	$(BIN)/pytest -m 'not gpu and not slow and not network and not browser'
 
 # Their versions clash, so each has an environment of its own; made once, from the package index.
 test-clients: setup

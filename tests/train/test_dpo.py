@@ -47,8 +47,8 @@ def random_pairs(count: int, seed: int = 0) -> list[EncodedPair]:
 def objective(
     pairs: PairSet, held_out: PairSet | None = None, *, limit: int = 10_000, **changes: Any
 ) -> PreferenceObjective:
-    """Return an objective; ``reference``, ``rank`` and the like go to it, the rest to settings."""
-    names = ("reference", "seed", "rank", "world_size")
+    """Return an objective; ``reference`` and ``seed`` go to it, the rest to settings."""
+    names = ("reference", "seed")
     own = {name: changes.pop(name) for name in names if name in changes}
     settings = DpoSettings(**({"pairs_per_step": len(pairs)} | changes))
     own = {"reference": frozen_scorer(tiny_model(seed=1)), "seed": 0} | own
@@ -81,16 +81,11 @@ def test_each_pass_takes_every_pair_once_and_in_another_order() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_micro_batches_of_all_processes_are_one_step_within_the_limit(world_size: int) -> None:
+def test_micro_batches_are_one_step_within_the_limit() -> None:
     pairs = PairSet(random_pairs(16))
     limit = 70
-    ranks = [
-        objective(pairs, limit=limit, pairs_per_step=8, rank=rank, world_size=world_size).step(1)
-        for rank in range(world_size)
-    ]
-    micros = [micro for rank in ranks for micro in rank]
-    assert {len(rank) for rank in ranks} == {len(micros) // world_size}
+    micros = objective(pairs, limit=limit, pairs_per_step=8).step(1)
+    assert len(micros) > 1
     assert all(0 < micro.batch.starts[-1] <= limit for micro in micros)
     whole = objective(pairs, pairs_per_step=8).step(1)
     assert len(whole) == 1
@@ -100,12 +95,10 @@ def test_micro_batches_of_all_processes_are_one_step_within_the_limit(world_size
 def test_dealing_fills_groups_evenly_and_leaves_none_empty() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        multiple = rng.choice([1, 2, 3])
-        sizes = [rng.randint(1, 100) for _ in range(multiple * rng.randint(1, 12))]
-        groups = deal(sizes, limit=100, multiple=multiple)
+        sizes = [rng.randint(1, 100) for _ in range(rng.randint(1, 36))]
+        groups = deal(sizes, limit=100)
         assert sorted(item for group in groups for item in group) == list(range(len(sizes)))
         assert all(0 < sum(sizes[item] for item in group) <= 100 for group in groups)
-        assert len(groups) % multiple == 0
 
 
 @pytest.mark.parametrize(
@@ -128,8 +121,6 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
     assert objective(pairs, limit=44).num_steps == 1
     with pytest.raises(ConfigError, match="pairs_per_step is 3 and the data has 2"):
         objective(pairs, pairs_per_step=3)
-    with pytest.raises(ConfigError, match="a multiple of the 2 processes"):
-        objective(pairs, pairs_per_step=1, world_size=2)
 
 
 def answer_log_prob(model: Transformer, side: Example) -> Tensor:

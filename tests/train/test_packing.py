@@ -102,19 +102,6 @@ def test_each_epoch_has_another_order_and_company() -> None:
     assert len(companies(0) & companies(1)) < 0.1 * len(companies(0))
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_examples_of_the_same_step(world_size: int) -> None:
-    examples = random_examples(100)
-    alone = packed(examples)
-    ranks = [packed(examples, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert {rank.num_steps for rank in ranks} == {alone.num_steps}
-    for index in range(alone.num_steps):
-        parts = [rank.step(index) for rank in ranks]
-        assert {len(part) for part in parts} == {256 // 64 // world_size}
-        together = Counter(sequence for part in parts for sequence in sequences_of(part))
-        assert together == Counter(sequences_of(alone.step(index)))
-
-
 def test_no_example_sees_another() -> None:
     examples = random_examples(12)
     (micro, *_) = packed(examples, tokens_per_step=512, micro_batch_tokens=512).step(0)
@@ -168,8 +155,7 @@ def test_examples_that_fill_a_micro_batch_each_are_left_out_in_turn(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokens_per_step": 100}, r"a multiple of micro_batch_tokens \(64\) times"),
-        ({"world_size": 3}, r"times the processes \(3\)"),
+        ({"tokens_per_step": 100}, r"a multiple of micro_batch_tokens \(64\)"),
         ({"micro_batch_tokens": 32}, "longest example has 40 tokens and micro_batch_tokens is 32"),
         ({"tokens_per_step": 64 * 64}, "20 examples cannot fill 64 micro-batches"),
     ],

@@ -65,12 +65,11 @@ class TokenStream:
 
     Args:
         path: ``.npy`` file of uint16 ids.
-        tokens_per_step: Most tokens of an optimizer step over all ranks.
+        tokens_per_step: Most tokens of an optimizer step, over all processes.
         max_seq_len: Longest sequence that attention sees, or what it is at a step.
         micro_batch_tokens: Most tokens of a micro-batch; None makes a step one micro-batch.
         mask_path: ``.npy`` file of uint8, 1 where the loss counts; None counts all.
         vocab_size: V, to check that the ids belong to the model.
-        rank, world_size: Which part of each step is this process's.
 
     Raises:
         ConfigError: A file is missing, of another type, too short, or has ids outside 0..V-1, a
@@ -86,8 +85,6 @@ class TokenStream:
         vocab_size: int,
         micro_batch_tokens: int | None = None,
         mask_path: Path | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         self._tokens = _open_array(path, np.uint16)
         self._mask = None if mask_path is None else _open_array(mask_path, np.uint8)
@@ -114,7 +111,6 @@ class TokenStream:
         self._bounds = _cut_into_steps(self._tokens, tokens_per_step)
         self._max_seq_len = max_seq_len
         self._micro_batch_tokens = micro_batch_tokens or tokens_per_step
-        self._rank, self._world_size = rank, world_size
 
     @property
     def num_steps(self) -> int:
@@ -122,10 +118,7 @@ class TokenStream:
         return len(self._bounds) - 1
 
     def step(self, index: int) -> Sequence[TrainBatch]:
-        """Return the micro-batches of a step; past the end the file begins anew.
-
-        A rank takes every ``world_size``-th of them; the rest belongs to the others.
-        """
+        """Return the micro-batches of a step; past the end the file begins anew."""
         begin, end = self._bounds[index % self.num_steps : index % self.num_steps + 2]
         piece = self._tokens[begin : end + 1].astype(np.int64)
         targets = piece[1:].copy()
@@ -136,9 +129,8 @@ class TokenStream:
             self._max_seq_len if isinstance(self._max_seq_len, int) else self._max_seq_len(index)
         )
         starts = _boundaries(piece[:-1], limit)
-        groups = _group(starts, self._micro_batch_tokens, self._world_size)
-        mine = groups[self._rank :: self._world_size]
-        return [_train_batch(piece[:-1], targets, group) for group in mine]
+        groups = _group(starts, self._micro_batch_tokens)
+        return [_train_batch(piece[:-1], targets, group) for group in groups]
 
 
 def _cut_into_steps(tokens: "np.ndarray[Any, np.dtype[Any]]", most: int) -> list[int]:
@@ -183,11 +175,8 @@ def _boundaries(tokens: "np.ndarray[Any, np.dtype[np.int64]]", max_seq_len: int)
     return starts
 
 
-def _group(starts: list[int], max_tokens: int, world_size: int) -> list[list[int]]:
-    """Cut boundaries at ends of sequences into groups, as many for each rank.
-
-    Every rank must run equally often, because ranks wait for each other in each pass.
-    """
+def _group(starts: list[int], max_tokens: int) -> list[list[int]]:
+    """Cut boundaries at ends of sequences into groups of so many tokens."""
     groups = [[starts[0]]]
     for begin, end in pairwise(starts):
         if end - begin > max_tokens:
@@ -198,16 +187,6 @@ def _group(starts: list[int], max_tokens: int, world_size: int) -> list[list[int
         if end - groups[-1][0] > max_tokens:
             groups.append([begin])
         groups[-1].append(end)
-    while len(groups) % world_size:
-        index = max(range(len(groups)), key=lambda i: len(groups[i]))
-        group = groups[index]
-        if len(group) == 2:
-            raise ConfigError(
-                f"a step has {len(groups)} sequences for {world_size} processes; "
-                "raise tokens_per_step, or lower max_seq_len."
-            )
-        middle = len(group) // 2
-        groups[index : index + 1] = [group[: middle + 1], group[middle:]]
     return groups
 
 

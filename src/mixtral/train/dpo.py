@@ -180,7 +180,6 @@ class PreferenceObjective:
         seed: Decides the order of the pairs.
         reference: Scores tokens with the reference at each step; None takes ``reference`` of the
             two sets, which must then be known.
-        rank, world_size: Which part of each step is this process's.
 
     Raises:
         ConfigError: A pair does not fit into a micro-batch, or the pairs into the steps.
@@ -195,8 +194,6 @@ class PreferenceObjective:
         micro_batch_tokens: int,
         seed: int,
         reference: TokenScorer | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         for pairs in (train, held_out):
             if pairs is not None:
@@ -207,18 +204,12 @@ class PreferenceObjective:
                 f"dpo.pairs_per_step is {settings.pairs_per_step} and the data has {len(train)}; "
                 f"it must be at most {len(train)}."
             )
-        if settings.pairs_per_step % world_size:
-            raise ConfigError(
-                f"dpo.pairs_per_step is {settings.pairs_per_step}; it must be a multiple of the "
-                f"{world_size} processes."
-            )
         self._train = train
         self._held_out = held_out
         self._settings = settings
         self._micro_batch_tokens = micro_batch_tokens
         self._seed = seed
         self._reference = reference
-        self._rank, self._world_size = rank, world_size
 
     @property
     def num_steps(self) -> int:
@@ -226,7 +217,7 @@ class PreferenceObjective:
         return math.ceil(len(self._train) / self._settings.pairs_per_step)
 
     def step(self, index: int) -> Sequence[PairBatch]:
-        """Return this process's micro-batches of an optimizer step."""
+        """Return the micro-batches of an optimizer step."""
         first = index * self._settings.pairs_per_step
         places = range(first, first + self._settings.pairs_per_step)
         epochs = {place // len(self._train) for place in places}
@@ -235,10 +226,8 @@ class PreferenceObjective:
         groups = deal(
             [self._train.num_tokens(pair) for pair in pairs],
             limit=self._micro_batch_tokens,
-            multiple=self._world_size,
         )
-        mine = groups[self._rank :: self._world_size]
-        return [self._train.batch([pairs[k] for k in group]) for group in mine]
+        return [self._train.batch([pairs[k] for k in group]) for group in groups]
 
     def loss(
         self, model: Transformer, micro: MicroBatch, recorder: RouterRecorder | None
@@ -298,23 +287,21 @@ def answer_sums(log_probs: Tensor, micro: PairBatch) -> Tensor:
     return torch.stack([part.sum() for part in log_probs.split(lengths)]).view(-1, 2)
 
 
-def deal(sizes: Sequence[int], *, limit: int, multiple: int) -> list[list[int]]:
+def deal(sizes: Sequence[int], *, limit: int) -> list[list[int]]:
     """Deal items into as few even groups as their tokens allow, the largest item first.
 
     Args:
-        sizes: Tokens of each item, none above ``limit``; their number is a multiple of
-            ``multiple``.
+        sizes: Tokens of each item, none above ``limit``.
         limit: Most tokens of a group.
-        multiple: The number of groups is a multiple of this.
 
     Returns:
         Indices of each group; none is empty.
 
-    >>> deal([300, 500, 200, 400], limit=800, multiple=1)
+    >>> deal([300, 500, 200, 400], limit=800)
     [[1, 2], [3, 0]]
     """
     order = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
-    count = multiple * math.ceil(sum(sizes) / (limit * multiple))
+    count = math.ceil(sum(sizes) / limit)
     while True:
         groups: list[list[int]] = [[] for _ in range(count)]
         emptiest = [(0, group) for group in range(count)]
@@ -324,7 +311,7 @@ def deal(sizes: Sequence[int], *, limit: int, multiple: int) -> list[list[int]]:
             heapq.heapreplace(emptiest, (load + sizes[item], group))
         if max(load for load, _ in emptiest) <= limit:
             return groups
-        count += multiple
+        count += 1
 
 
 def _join(values: "np.ndarray[Any, np.dtype[Any]]", pieces: Sequence[slice]) -> Tensor:

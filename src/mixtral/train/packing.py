@@ -41,10 +41,9 @@ class PackedExamples:
 
     Args:
         examples: What to pack.
-        tokens_per_step: Most tokens of an optimizer step over all ranks.
+        tokens_per_step: Most tokens of an optimizer step, over all processes.
         micro_batch_tokens: Most tokens of a micro-batch.
         seed: Decides the order.
-        rank, world_size: Which part of each step is this process's.
 
     Attributes:
         num_steps: Optimizer steps of one epoch.
@@ -54,7 +53,7 @@ class PackedExamples:
 
     Raises:
         ConfigError: An example does not fit into a micro-batch, the step is not a whole number of
-            micro-batches for each rank, or there are fewer examples than micro-batches in a step.
+            micro-batches, or there are fewer examples than micro-batches in a step.
     """
 
     def __init__(
@@ -64,13 +63,11 @@ class PackedExamples:
         tokens_per_step: int,
         micro_batch_tokens: int,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         lengths = examples.num_inputs
-        _check_sizes(int(lengths.max()), tokens_per_step, micro_batch_tokens, world_size)
+        _check_sizes(int(lengths.max()), tokens_per_step, micro_batch_tokens)
         self._examples = examples
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed = seed
         self._bins_per_step = tokens_per_step // micro_batch_tokens
         longest_first = np.sort(lengths)[::-1]
         self._bins = _split_to_multiple(
@@ -96,13 +93,13 @@ class PackedExamples:
         self._bin_order: Ints = np.empty(0, dtype=np.int64)
 
     def step(self, index: int) -> list[TrainBatch]:
-        """Return this rank's micro-batches of a step; past the last step an epoch begins anew."""
+        """Return the micro-batches of a step; past the last step an epoch begins anew."""
         epoch, place = divmod(index, self.num_steps)
         if epoch != self._epoch:
             self._draw(epoch)
         begin = place * self._bins_per_step
-        mine = self._bin_order[begin : begin + self._bins_per_step][self._rank :: self._world_size]
-        return [self._batch(self._order[self._bins[number]]) for number in mine.tolist()]
+        numbers = self._bin_order[begin : begin + self._bins_per_step]
+        return [self._batch(self._order[self._bins[number]]) for number in numbers.tolist()]
 
     def _draw(self, epoch: int) -> None:
         """Draw which example takes which place among those of its length, and the order of bins."""
@@ -133,13 +130,11 @@ class PackedExamples:
         )
 
 
-def _check_sizes(
-    longest: int, tokens_per_step: int, micro_batch_tokens: int, world_size: int
-) -> None:
-    if tokens_per_step % (micro_batch_tokens * world_size):
+def _check_sizes(longest: int, tokens_per_step: int, micro_batch_tokens: int) -> None:
+    if tokens_per_step % micro_batch_tokens:
         raise ConfigError(
             f"tokens_per_step is {tokens_per_step}; it must be a multiple of micro_batch_tokens "
-            f"({micro_batch_tokens}) times the processes ({world_size})."
+            f"({micro_batch_tokens})."
         )
     if longest > micro_batch_tokens:
         raise ConfigError(
