@@ -76,17 +76,19 @@ def test_contexts_beyond_the_model_are_reported_and_not_run(llm: LLM) -> None:
     assert falls(measured) is None
 
 
-def test_the_same_tokens_are_scored_at_every_context(llm: LLM) -> None:
+def test_the_same_tokens_are_scored_at_every_context(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[list[int]] = []
+    add_scored = llm.engine.add_scored
 
-    class Listening:
-        tokenizer, max_model_len = llm.tokenizer, llm.max_model_len
+    def listen(prompt: list[int], targets: list[int], **options: object) -> int:
+        asked.append([*prompt, targets[-1]])
+        assert len(targets) == 16
+        return add_scored(prompt, targets, **options)  # type: ignore[arg-type]
 
-        def logits(self, token_ids: list[int]) -> object:
-            asked.append(token_ids)
-            return llm.logits(token_ids)
-
-    measure_contexts(Listening(), contexts=(64, 128), num_windows=2, num_scored=16)  # type: ignore[arg-type]
+    monkeypatch.setattr(llm.engine, "add_scored", listen)
+    measure_contexts(llm, contexts=(64, 128), num_windows=2, num_scored=16)
     short, long = asked[:2], asked[2:]
     assert [len(ids) for ids in asked] == [64, 64, 128, 128]
     assert all(ids[0] == llm.tokenizer.bos_id for ids in asked)

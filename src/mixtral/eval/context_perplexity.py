@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from mixtral.errors import ConfigError
 from mixtral.eval.cases import EXCERPTS, read_excerpt
+from mixtral.eval.token_scores import TokenScorer
 from mixtral.llm import LLM
 
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
@@ -63,12 +62,13 @@ def measure_contexts(
     _check(contexts, num_windows, num_scored)
     windows = _windows(llm, max(contexts), num_windows)
     losses: dict[int, list[float]] = {context: [] for context in contexts}
+    score = TokenScorer.of(llm)
     fitting = [context for context in contexts if context <= llm.max_model_len]
     done = 0
     for context in fitting:
         for window in windows:
             ids = [llm.tokenizer.bos_id, *window[len(window) - context + 1 :]]
-            losses[context].append(_mean_loss(llm, ids, num_scored))
+            losses[context].append(-float(score(ids, len(ids) - num_scored).mean()))
             done += 1
             if progress is not None:
                 progress(done, len(fitting) * len(windows))
@@ -88,12 +88,6 @@ def falls(measured: Sequence[ContextPerplexity]) -> bool | None:
     if any(value is None for value in values):
         return None
     return all(a is not None and b is not None and a > b for a, b in pairwise(values))
-
-
-def _mean_loss(llm: LLM, token_ids: list[int], num_scored: int) -> float:
-    logits = llm.logits(token_ids)[-num_scored - 1 : -1]  # [num_scored, V]
-    targets = torch.tensor(token_ids[-num_scored:])
-    return float(torch.nn.functional.cross_entropy(logits, targets))
 
 
 def _windows(llm: LLM, length: int, count: int) -> list[list[int]]:

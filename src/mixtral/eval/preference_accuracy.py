@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mixtral.eval.answers_check import wilson_interval
 from mixtral.eval.cases import Pair
+from mixtral.eval.token_scores import TokenScorer
 from mixtral.llm import LLM
 from mixtral.tools.markers import CALLS_TOKEN_ID
 
@@ -48,13 +47,16 @@ def measure_preferences(llm: LLM, pairs: Sequence[Pair]) -> PreferenceAccuracy:
     Raises:
         TokenizerError: The model has no tokenizer.
     """
+    score = TokenScorer.of(llm)
     margins = []
     for pair in pairs:
         prompt = llm.encode_chat(pair.messages, pair.tools or None)
         answers = [_answer_ids(llm, message) for message in (pair.chosen, pair.rejected)]
         if len(prompt) + max(map(len, answers)) > llm.max_model_len:
             continue
-        chosen, rejected = (_log_prob(llm, prompt, answer) for answer in answers)
+        chosen, rejected = (
+            float(score([*prompt, *answer], len(prompt)).sum()) for answer in answers
+        )
         margins.append(chosen - rejected)
     return PreferenceAccuracy(
         right=sum(margin > 0 for margin in margins),
@@ -77,8 +79,3 @@ def _answer_ids(llm: LLM, message: Mapping[str, Any]) -> list[int]:
     ]
     text = json.dumps(calls, ensure_ascii=False)
     return [CALLS_TOKEN_ID, *tokenizer.encode(text, bos=False), tokenizer.eos_id]
-
-
-def _log_prob(llm: LLM, prompt: list[int], answer: list[int]) -> float:
-    logits = llm.logits(prompt + answer)[len(prompt) - 1 : -1]  # [answer, V]
-    return -float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
