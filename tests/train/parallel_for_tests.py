@@ -29,7 +29,7 @@ from mixtral.train.losses import linear_cross_entropy, load_balancing_loss, rout
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.parallel_settings import ParallelSettings
 from mixtral.train.sharded_state import ShardedState, adamw_tensors
-from mixtral.train.shards import local_shard, whole_adapter
+from mixtral.train.shards import local_rows, local_shard, whole_adapter
 from tests.models_for_tests import tiny_model
 
 GRAD_CLIP = 0.5
@@ -126,8 +126,11 @@ def equal(context: ParallelContext, folder: Path) -> dict[str, Any]:
 
 def tied(context: ParallelContext, folder: Path) -> dict[str, Any]:
     loop = Loop(context, trainable_model(tie_word_embeddings=True))
+    embedding = loop.parameters[loop.names.index("model.embed_tokens.weight")]
+    rows = local_rows(torch.arange(loop.model.config.vocab_size), embedding)
+    assert len(rows) == len(local_shard(embedding))
     log = loop.run(range(NUM_STEPS))
-    return {"log": log, "names": list(whole(context, loop.model))}
+    return {"log": log, "names": list(whole(context, loop.model)), "rows": rows.tolist()}
 
 
 def bfloat16(context: ParallelContext, folder: Path) -> dict[str, Any]:

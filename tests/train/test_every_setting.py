@@ -75,6 +75,7 @@ ELSEWHERE = {
     "init_adapter": "test_stages.py::test_adapter_is_trained_on_where_it_was",
     "quantization": "test_stages.py::test_adapter_learns_and_its_base_stays",
     "num_epochs": "test_trainer.py::test_epochs_decide_the_steps_where_none_are_given",
+    "embedding_rows": "test_trainer.py::test_rows_of_other_tokens_stay_where_that_is_asked_for",
     "activation_checkpointing": "test_every_setting.py::test_checkpointed_layers_run_twice",
     "starving_load": "test_every_setting.py::test_starving_experts_are_named_below_the_given_share",
     "device": "test_every_setting.py::test_unknown_device_is_refused",

@@ -143,6 +143,9 @@ def test_tied_embeddings_are_trained_as_in_one_process(
     for result in data_parallel:
         assert_same_log(result["tied"]["log"], single["tied"]["log"])
         assert result["tied"]["names"] == single["tied"]["names"]
+    parts = [result["tied"]["rows"] for result in data_parallel]
+    assert [row for part in parts for row in part] == single["tied"]["rows"]
+    assert all(parts)
 
 
 @pytest.mark.slow

@@ -278,6 +278,25 @@ def test_geometry_changes_the_preset(recipe_values: dict[str, object]) -> None:
     ).replace(**small)
 
 
+@pytest.mark.parametrize("rows", ["all", "seen"])
+def test_rows_of_other_tokens_stay_where_that_is_asked_for(
+    recipe_values: dict[str, object], rows: str
+) -> None:
+    tied = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 600}
+    values = recipe_values | {"init_from": "", "geometry": tied, "embedding_rows": rows}
+    trainer = Trainer(TrainRecipe(**values))
+    assert trainer.config.tie_word_embeddings
+    embedding = trainer.model.model.embed_tokens.weight
+    before = embedding.detach().clone()
+    list(trainer.run())
+    has_changed = (embedding != before).any(dim=1)
+    is_seen = torch.zeros(600, dtype=torch.bool)
+    is_seen[torch.from_numpy(np.load(str(values["train_tokens"])).astype(np.int64))] = True
+    assert has_changed[is_seen].all()
+    assert has_changed[~is_seen].all() == (rows == "all")
+    assert has_changed[~is_seen].any() == (rows == "all")
+
+
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [

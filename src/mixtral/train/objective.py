@@ -26,6 +26,10 @@ class MicroBatch(Protocol):
         """T tokens of S sequences."""
 
     @property
+    def targets(self) -> Tensor:
+        """Next token where it is learned, else -1, [T], int64."""
+
+    @property
     def size(self) -> int:
         """What the loss is a mean over: counted tokens, or preference pairs."""
 

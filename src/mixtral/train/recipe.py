@@ -113,6 +113,10 @@ class TrainRecipe:
     """AdamW's memory of its square."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
+    embedding_rows: Literal["all", "seen"] = "all"
+    """Rows of the embedding that a step changes: all, or those of the tokens that it has. With a
+    tied head every other token is pushed away in each step, and AdamW makes these small pushes as
+    large as the rest, until rare words are alike (arXiv:1907.12009) and cannot be copied."""
     load_balancing_coef: float = 0.01
     """Weight of the load-balancing loss."""
     z_loss_coef: float = 1e-4

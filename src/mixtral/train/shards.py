@@ -19,6 +19,23 @@ def local_shard(tensor: Tensor) -> Tensor:
     return cast(Tensor, tensor.to_local()) if hasattr(tensor, "to_local") else tensor
 
 
+def local_rows(values: Tensor, like: Tensor) -> Tensor:
+    """Return of a value for each row of a whole tensor those whose rows are in this process.
+
+    Args:
+        values: [rows of the whole], the same in every process.
+        like: A tensor, split by rows or not at all.
+    """
+    if not hasattr(like, "to_local"):
+        return values
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    # Without a source every process cuts its own copy, and nothing is sent.
+    parts = distribute_tensor(values, like.device_mesh, like.placements, src_data_rank=None)
+    return parts.to_local()
+
+
 def as_shard(local: Tensor, like: Tensor) -> Tensor:
     """Return a local tensor as the same part of a whole as ``local_shard(like)`` is.
 

@@ -37,6 +37,7 @@ from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import RunFolder
 from mixtral.train.run_identity import RunIdentity, settings_of
+from mixtral.train.shards import local_rows, local_shard
 from mixtral.train.train_log import TrainLog
 
 if TYPE_CHECKING:
@@ -243,6 +244,8 @@ class Trainer:
             means = self._backward(micros, step)
         rate = self._schedule.rate(step)
         self._require_finite("the loss", means["loss"], step)
+        if recipe.embedding_rows == "seen":
+            self._forget_unseen_rows(micros)
         norm = self.optimizer.step(rate)
         self._require_finite("the gradient's norm", norm, step)
         seconds = time.perf_counter() - begin
@@ -302,6 +305,17 @@ class Trainer:
                 total = total + share * router
             total.backward()
         return self.context.sum_values(means)
+
+    def _forget_unseen_rows(self, micros: Sequence[MicroBatch]) -> None:
+        """Clear the embedding's gradient where a token is neither read nor to be said."""
+        grad = self.model.model.embed_tokens.weight.grad
+        if grad is None:
+            return
+        is_unseen = torch.ones(self.config.vocab_size, dtype=torch.bool)
+        for micro in micros:
+            is_unseen[micro.batch.input_ids.cpu()] = False
+            is_unseen[micro.targets[micro.targets >= 0].cpu()] = False
+        local_shard(grad)[local_rows(is_unseen.to(grad.device), grad)] = 0.0
 
     def _log(self, log: TrainLog, metrics: StepMetrics) -> None:
         record = dataclasses.asdict(metrics)
