@@ -8,7 +8,7 @@ QUESTION ?= What is a mixture of experts?
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup run serve test test-clients test-slow test-gpu check format bench bench-full wheel clean
+.PHONY: help setup run serve test test-clients test-browser test-slow test-gpu check format bench bench-full wheel clean
 
 help:
 	@echo 'make setup      create .venv with everything pinned, and build the C++ library'
@@ -16,6 +16,7 @@ help:
 	@echo 'make serve      serve that model on http://127.0.0.1:8000'
 	@echo 'make test       the unit tests; test-slow and test-gpu run the others'
 	@echo 'make test-clients  the real clients of Mistral, OpenAI and others against a server, in .venv-clients'
+	@echo 'make test-browser  the playground in a real browser, Chromium, which is installed where it is missing'
 	@echo 'make check      format, lint, types, layers, doctests, spelling'
 	@echo 'make format     format and fix what can be fixed'
 	@echo 'make bench      measure speed and memory on a tiny model, two minutes'
@@ -47,6 +48,10 @@ test: setup
 # Their versions clash, so each has an environment of its own; made once, from the package index.
 test-clients: setup
 	$(BIN)/python tests/clients/run.py
+
+test-browser: setup
+	$(BIN)/python tests/browser/install.py
+	$(BIN)/pytest -m browser tests/browser
 
 test-slow: setup
 	$(BIN)/pytest -m 'slow and not gpu and not network'

@@ -40,7 +40,7 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.5, "drill": 0.16, "spelling": 0.03, "sums": 0.04, "chat": 0.21, "long": 0.06}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.04, "spelling": 0.03, "sums": 0.04, "chat": 0.75, "long": 0.1}
+_SFT = {"text": 0.04, "drill": 0.06, "spelling": 0.03, "sums": 0.04, "chat": 0.75, "long": 0.08}
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
 _TIMES = {"text": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
           "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip

@@ -22,7 +22,7 @@ from mixtral.train.plot import plot_run
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PACKAGE = HERE.parents[1] / "src" / "mixtral" / "models" / "nano"
-STAGES = ("pretrain", "sft", "dpo")
+STAGES = ("pretrain", "sft", "sft_long", "dpo")
 PICTURES = ("card.png", "perplexity.png")
 
 
@@ -51,12 +51,13 @@ def release(runs: Path, card_folder: Path) -> None:
         shutil.copyfile(runs / stage / "log.jsonl", RESULTS / f"{stage}_log.jsonl")
         for picture in plot_run(runs / stage / "log.jsonl"):
             shutil.copyfile(picture, RESULTS / f"{stage}_{picture.name}")
-    for name in ("card.json", *PICTURES):
+    shutil.copyfile(card_folder / "results.json", RESULTS / "card.json")
+    for name in PICTURES:
         shutil.copyfile(card_folder / name, RESULTS / name)
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(runs / stages[-1] / "model" / name, PACKAGE / name)
     shutil.copyfile(built_in_file("v3"), PACKAGE / "tokenizer.model.v3")
-    table = (card_folder / "card.md").read_text(encoding="utf-8")
+    table = (card_folder / "report.md").read_text(encoding="utf-8")
     (PACKAGE / "README.md").write_text(card(table, stages), encoding="utf-8")
 
 
@@ -64,7 +65,7 @@ def card(table: str, stages: Sequence[str]) -> str:
     """Return the model card.
 
     Args:
-        table: ``card.md`` of the evaluation, rows and perplexities.
+        table: ``report.md`` of the evaluation, rows and perplexities.
         stages: The stages that were run, in order.
     """
     config = ModelConfig.from_hf(load_json(PACKAGE / "config.json"))

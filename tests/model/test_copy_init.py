@@ -9,15 +9,18 @@ from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.model import TokenBatch, Transformer, init_weights
 from mixtral.model.copy_init import init_copying
+from mixtral.tokenizer import load_tokenizer
 from tests.models_for_tests import tiny_config
 
 
-def loss_on_repeats(config: ModelConfig, *, copies: bool, words: int = 40) -> float:
+def loss_on_repeats(
+    config: ModelConfig, *, copies: bool, pieces: list[bytes] | None = None, words: int = 40
+) -> float:
     """Mean loss over the second and third of three repeats of random words."""
     model = Transformer(config)
     init_weights(model, seed=0)
     if copies:
-        init_copying(model, seed=0)
+        init_copying(model, seed=0, pieces=pieces)
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randint(3, config.vocab_size - 10, (words,), generator=generator).tolist()
     tokens = [1, *drawn, *drawn, *drawn]
@@ -34,6 +37,9 @@ def test_untrained_model_repeats_what_it_saw() -> None:
     guessing = math.log(config.vocab_size)
     assert loss_on_repeats(config, copies=False) > 0.95 * guessing
     assert loss_on_repeats(config, copies=True) < 0.3 * guessing
+    tokenizer = load_tokenizer("v3")
+    pieces = [tokenizer.token_bytes(number) for number in range(config.vocab_size)]
+    assert loss_on_repeats(config, copies=True, pieces=pieces) < 0.35 * guessing
 
 
 def test_embedding_is_the_head_and_still_normal_noise() -> None:

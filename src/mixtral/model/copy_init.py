@@ -8,7 +8,7 @@ attention to a useful pattern at the start is known to save much of the training
 (mimetic initialization, arXiv:2305.09828). Here it is this pattern:
 
     states       parted in mean [1], notes [n] and free [D - 1 - n]
-    embedding    constant in mean, nothing in notes, normal noise in free
+    embedding    constant in mean, nothing in notes, normal noise in free, or what the token spells
     layer 0      one head: query and key read mean alone and are turned against each other by one
                  position, so it looks at the token before, whatever it is; it writes n numbers of
                  that token to notes
@@ -21,6 +21,7 @@ All else is normal noise, as without this, and all of it learns. Letters as in
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.model.attention import Attention
+from mixtral.model.spelling_features import spelling_features
 from mixtral.model.transformer import DecoderLayer, Transformer
 
 _NOTE_LAYER = 0
@@ -45,7 +47,7 @@ _POSITION_SCORE = 60.0  # score of the token before over one where the pairs can
 _MATCH_SCORE = 60.0  # score of a note that matches over one that does not
 
 
-def init_copying(model: Transformer, seed: int) -> None:
+def init_copying(model: Transformer, seed: int, pieces: Sequence[bytes] | None = None) -> None:
     """Set embedding and some heads of a model so that it copies, in place.
 
     Call it after ``init_weights``. On repeated random words an untrained nano then has less than a
@@ -54,6 +56,8 @@ def init_copying(model: Transformer, seed: int) -> None:
     Args:
         model: At least 4 layers, on the CPU, in float32.
         seed: Equal seeds give equal weights.
+        pieces: What each of the first V tokens writes, nothing for control tokens; then tokens
+            that are spelled alike begin alike (``spelling_features``). None makes all noise.
 
     Raises:
         ConfigError: The geometry has no room for it.
@@ -77,8 +81,10 @@ def init_copying(model: Transformer, seed: int) -> None:
     noted = math.sqrt(config.hidden_size) / math.hypot(1, _MEAN_SHARE, _NOTE_GAIN) / token_norm
     with torch.no_grad():
         embedding = model.model.embed_tokens.weight
-        noise = torch.randn(embedding.shape, generator=generator) * _EMBEDDING_STD
-        embedding.copy_(noise @ free.T @ free + _MEAN_SHARE * token_norm * mean)
+        noise = torch.randn(len(embedding), len(free), generator=generator)
+        if pieces is not None:
+            noise[: len(pieces)] = spelling_features(pieces, len(free), generator)
+        embedding.copy_(_EMBEDDING_STD * noise @ free + _MEAN_SHARE * token_norm * mean)
         first = _attention(model, _NOTE_LAYER)
         _look_back(first, config, mean, normed=_MEAN_SHARE * token_norm * plain)
         _note(

@@ -15,14 +15,14 @@ from mixtral.checkpoint import (
     verify_checkpoint,
 )
 from mixtral.checkpoint.peft import read_adapter
-from mixtral.config import ModelConfig
-from mixtral.errors import ConfigError
+from mixtral.errors import ConfigError, TokenizerError
 from mixtral.loading import find_or_download, refuse_if_too_large, torch_device
 from mixtral.model import Transformer, init_weights
 from mixtral.model.copy_init import init_copying
 from mixtral.model.lora import add_adapter, add_lora
 from mixtral.model.low_bit_transformer import low_bit_transformer
 from mixtral.model_source import ModelSource, find_model
+from mixtral.model_tokenizer import find_tokenizer_or_why
 from mixtral.quantization import find_recipe
 from mixtral.train.precision import compute_dtype
 from mixtral.train.recipe import TrainRecipe
@@ -60,7 +60,7 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
     is_adapted = recipe.lora is not None or bool(recipe.init_adapter)
     if not recipe.init_from:
         source = replace(find_model(f"random:{recipe.model}"), config=recipe.first_config())
-        model = _random_model(source.config, recipe).to(device=device, dtype=dtype)
+        model = _random_model(source, recipe).to(device=device, dtype=dtype)
     else:
         source = find_or_download(recipe.init_from)
         model = _load(source, recipe, device=device, dtype=dtype, is_frozen=is_adapted)
@@ -78,13 +78,25 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
     return FirstModel(model=model, source=source, is_adapted=is_adapted)
 
 
-def _random_model(config: ModelConfig, recipe: TrainRecipe) -> Transformer:
-    refuse_if_too_large(config, "float32", torch.device("cpu"))
-    model = Transformer(config)
+def _random_model(source: ModelSource, recipe: TrainRecipe) -> Transformer:
+    refuse_if_too_large(source.config, "float32", torch.device("cpu"))
+    model = Transformer(source.config)
     init_weights(model, recipe.seed)
     if recipe.init == "copy":
-        init_copying(model, recipe.seed)
+        init_copying(model, recipe.seed, _pieces(source))
     return model
+
+
+def _pieces(source: ModelSource) -> list[bytes] | None:
+    """Return what each token writes; None for a model without a tokenizer."""
+    tokenizer = find_tokenizer_or_why(source)
+    if isinstance(tokenizer, TokenizerError):
+        return None
+    control = set(tokenizer.control_ids)
+    return [
+        b"" if number in control else tokenizer.token_bytes(number)
+        for number in range(tokenizer.vocab_size)
+    ]
 
 
 def _load(
