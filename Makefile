@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/mixtr
 	    '(Debian: apt install python3 python3-venv) or name it: make setup PYTHON=...' >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo 'Creating .venv with $(PYTHON)'; $(PYTHON) -m venv .venv; }
 	@echo 'Installing into .venv; the first time this takes a few minutes'
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,embed,rag,agent]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,embed,rag,qdrant,agent]'
 	@touch $@
 
 run: setup

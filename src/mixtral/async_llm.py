@@ -128,6 +128,8 @@ class AsyncLLM:
         """Geometry of the model."""
         self.max_model_len = llm.max_model_len
         """Longest context in tokens."""
+        self.weight_format = llm.weight_format
+        """How the weights are stored: a float dtype, or int8, int4 or int3 of packed experts."""
         self._llm = llm
         self._engine = llm.engine
         self._max_waiting = max_waiting

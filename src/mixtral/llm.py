@@ -144,6 +144,16 @@ class LLM:
         return self.requests.tokenizer
 
     @property
+    def weight_format(self) -> str:
+        """How the weights are stored: a float dtype, or int8, int4 or int3 of packed experts."""
+        return self._model.weight_format
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as they are held."""
+        return self._model.weight_bytes
+
+    @property
     def engine(self) -> Engine:
         """The engine, for ``AsyncLLM``; whoever steps it must be the only one."""
         return self._engine

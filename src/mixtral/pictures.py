@@ -4,10 +4,10 @@ matplotlib is imported when a figure is made; it comes with the extra ``train``.
 without pyplot, so no display is looked for and no state of matplotlib changes.
 """
 
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mixtral.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,16 +46,8 @@ def save_figure(figure: "Figure", path: Path) -> Path:
     import matplotlib
 
     form = path.suffix.removeprefix(".")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     metadata = {"Date": None} if form == "svg" else {}
-    try:
-        # The salt names the parts of an SVG; without it each writing gives other names.
-        with matplotlib.rc_context({"svg.hashsalt": "mixtral"}), temporary.open("xb") as file:
-            figure.savefig(file, format=form, metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # The salt names the parts of an SVG; without it each writing gives other names.
+    with matplotlib.rc_context({"svg.hashsalt": "mixtral"}), whole_file(path) as file:
+        figure.savefig(file, format=form, metadata=metadata)
     return path

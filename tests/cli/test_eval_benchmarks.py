@@ -33,7 +33,7 @@ def test_report_folder_has_numbers_table_and_pictures_and_a_second_run_asks_noth
     assert len(results["settings"]["model"]["fingerprint"]) == 64
     assert set(results["settings"]["data_sha256"]) == {"hellaswag/val.jsonl", "bbq/Age.jsonl"}
     assert results["bbq"][-1]["category"] == "all"
-    assert (out / "table.md").read_text(encoding="utf-8") == first.stdout
+    assert (out / "report.md").read_text(encoding="utf-8") == first.stdout
     assert (out / "benchmarks.png").stat().st_size > 1000
     assert (out / "benchmarks.svg").stat().st_size > 1000
     answers = (out / "answers.jsonl").read_text(encoding="utf-8")

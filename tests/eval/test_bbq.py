@@ -86,7 +86,7 @@ def test_limit_takes_so_many_of_each_category(tmp_path: Path) -> None:
         ({"context_condition": "both"}, "row 1 is no question of BBQ"),
         ({"additional_metadata": {}}, "line 1: additional_metadata is {}|row 1 is no question"),
         ({"context": ""}, "line 1: context is ''"),
-        ({"ans1": 5}, "line 1: ans1 is 5; it must be a str"),
+        ({"ans1": 5}, "line 1: ans1 is 5; it must be a text"),
     ],
 )
 def test_malformed_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

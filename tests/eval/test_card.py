@@ -12,7 +12,8 @@ from mixtral.eval.answering import RowResult, measure
 from mixtral.eval.cases import ROWS, Case, Pair
 from mixtral.eval.context_perplexity import ContextPerplexity, falls, measure_contexts
 from mixtral.eval.preference_accuracy import measure_preferences
-from mixtral.eval.report import CardReport, plot_perplexities, plot_rows
+from mixtral.eval.report import CardReport
+from mixtral.reports.pictures import draw
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +132,9 @@ def test_report_names_rows_goals_and_verdicts_and_draws(tmp_path: Path) -> None:
     assert "does not fit" in table
     assert "| 9 of 10 | 60 to 98 % | 85% | met |" in table
     assert json.loads(json.dumps(report.as_dict()))["rows"][1]["verdict"] == "missed"
-    plot_rows(rows, tmp_path / "rows.png")
-    plot_perplexities(perplexities, tmp_path / "contexts.png")
-    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
-    assert {path.suffix for path in tmp_path.iterdir()} == {".png"}
+    pictures = draw(report.pictures(), tmp_path) or ()
+    assert all(b"<svg" in picture.svg for picture in pictures)
+    assert {path.stem for path in tmp_path.iterdir()} == {"card", "perplexity"}
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,16 @@ def test_command_writes_numbers_table_and_pictures(
     report = CardReport(model="nano", rows=rows, answers=[], perplexities=perplexities)
     monkeypatch.setattr("mixtral.llm.LLM", lambda *_, **__: None)
     monkeypatch.setattr(eval_command, "_measure", lambda *_: report)
+    monkeypatch.setattr(eval_command, "record_cost", lambda *_, **__: {"weights": {}})
     numbers = tmp_path / "numbers.json"
     command = ["nano-card", "--json", str(numbers), "--out", str(tmp_path / "card")]
     result = CliRunner().invoke(eval_command.app, command)
     assert result.exit_code == 0, result.output
     assert result.stdout == report.table()
-    assert json.loads(numbers.read_text()) == json.loads(json.dumps(report.as_dict()))
+    values = json.loads(numbers.read_text())
+    assert values.items() >= json.loads(json.dumps(report.as_dict())).items()
+    assert len(values["settings"]["model"]["fingerprint"]) == 64
     written = {path.name for path in (tmp_path / "card").iterdir()}
-    assert written == {"card.json", "card.md", "card.png", "perplexity.png"}
+    pictures = {f"{name}.{form}" for name in ("card", "perplexity") for form in ("png", "svg")}
+    assert written == {"results.json", "report.md", "index.html", *pictures}
+    assert json.loads((tmp_path / "card/results.json").read_text()) == values

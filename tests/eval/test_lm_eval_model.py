@@ -117,8 +117,9 @@ def test_begun_answer_goes_on_in_the_same_turn(llm: LLM) -> None:
     assert [*ids, *target] == llm.encode_chat(whole)
 
 
-def test_cut_prompts_are_counted_by_task_also_from_disk(llm: LLM, tmp_path: Path) -> None:
-    requests = [ask("loglikelihood", "a river " * 200, " deep"), ask("loglikelihood", "a", " b")]
+def test_cut_questions_are_counted_once_by_task_also_from_disk(llm: LLM, tmp_path: Path) -> None:
+    long = [ask("loglikelihood", "a river " * 200, answer) for answer in (" deep", " cold")]
+    requests = [*long, ask("loglikelihood", "a", " b")]
     for _ in range(2):
         with AnswerCache(tmp_path / "answers.jsonl") as cache:
             lm = EngineLM(llm, cache=cache)

@@ -24,8 +24,10 @@ from mixtral.eval.passkey_grid import (
     order_questions,
     run_grid,
 )
-from mixtral.eval.passkey_report import draw_heat_map, grid_as_dict, grid_table
+from mixtral.eval.passkey_report import grid_as_dict, grid_blocks, heat_map
 from mixtral.eval.trial_log import LOG_FILE, TrialLog
+from mixtral.reports.markdown import markdown
+from mixtral.reports.pictures import draw
 from mixtral.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer("v3")
@@ -110,7 +112,7 @@ def test_hopeless_length_ends_after_one_case_per_depth_and_longer_ones_are_left_
     assert reader.num_asked == 3
     assert result.left_out == [200, 300, 400]
     assert result.cell(300, 0.0).share is None
-    assert "left out" in grid_table(result)
+    assert "left out" in markdown(grid_blocks(result))
 
 
 def test_length_with_hope_is_asked_in_full() -> None:
@@ -226,16 +228,15 @@ def test_report_names_every_cell_and_the_picture_is_drawn(tmp_path: Path) -> Non
     plan = replace(PLAN, lengths=(200, 300, 400), stop_below=0.75)
     trials = run_grid(Reader(sight=60), new_writer(), replace(PLAN, lengths=(200,))).trials
     result = GridResult(plan=plan, trials=trials)
-    table = grid_table(result)
+    table = markdown(grid_blocks(result))
     assert "| 200 | 0/3 | 0/3 | 3/3 | 33% | 12 to 65 % |" in table
     assert "| 400 | left out | left out | left out | - | - |" in table
     values = json.loads(json.dumps(grid_as_dict(result)))
     assert [cell["share"] for cell in values["cells"]] == [0, 0, 1, *[None] * 6]
-    files = draw_heat_map(result, tmp_path, title="a model")
+    (picture,) = draw([heat_map(result, title="a model")], tmp_path) or ()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["passkey.png", "passkey.svg"]
-    svg = files[1].read_bytes()
-    draw_heat_map(result, tmp_path, title="a model")
-    assert files[1].read_bytes() == svg
+    assert draw([heat_map(result, title="a model")], tmp_path) == [picture]
+    assert "200 tokens: 33%" in picture.alt
 
 
 def call(*arguments: object) -> Result:
@@ -274,7 +275,8 @@ def test_command_writes_a_folder_and_a_second_run_asks_nothing_again(tmp_path: P
     assert values["settings"]["model"]["name"] == "random:nano"
     assert [cell["cases"] for cell in values["cells"]] == [1, 1]
     names = {path.name for path in (tmp_path / "grid").iterdir()}
-    assert names == {LOG_FILE, "results.json", "table.md", "passkey.png", "passkey.svg"}
+    report = {"results.json", "report.md", "index.html", "passkey.png", "passkey.svg"}
+    assert names == {LOG_FILE, *report}
     again = call(*arguments, "--out", tmp_path / "grid", "--json")
     assert json.loads(again.stdout)["trials"] == values["trials"]
     assert "beside 2 answers" in again.stderr

@@ -159,7 +159,7 @@ def test_command_drops_one_line_end_as_llama_cpp_does(tmp_path: Path, llm: LLM) 
     expected = measure_perplexity(TokenScorer.of(llm), [("a", windows)], definition="windows")
     assert found[0]["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
     assert found[0]["perplexity"] == found[1]["perplexity"]
-    assert found[0]["texts_sha256"] != found[1]["texts_sha256"]
+    assert found[0]["settings"]["texts_sha256"] != found[1]["settings"]["texts_sha256"]
 
 
 def test_command_says_which_documents_are_too_short(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_command_says_which_documents_are_too_short(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = call("--text", tmp_path, "--context", "64", "--stride", "32", "--out", out)
     assert result.exit_code == 0, result.exception
-    assert result.stdout == (out / "table.md").read_text()
+    assert result.stdout == (out / "report.md").read_text()
     assert json.loads((out / "results.json").read_text())["definition"] == "strided"
     result = call("--text", tmp_path, "--context", "64", "--out", out)
     assert "left out: 1 of 2" in result.stderr

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from mixtral.cli import perplexity as command
 from mixtral.errors import ConfigError
 from mixtral.eval.context_curve import ContextCurve, measure_curve
-from mixtral.eval.perplexity_report import curve_table, draw_curve
+from mixtral.eval.perplexity_report import curve_blocks, curve_picture
+from mixtral.reports.markdown import markdown
+from mixtral.reports.pictures import draw
 
 BOS = 1
 CONTEXTS = (16, 32, 64)
@@ -105,7 +107,7 @@ def test_few_documents_are_drawn_by_window_and_short_ones_left_out() -> None:
     documents = [*DOCUMENTS[:2], [5] * 30]
     curve = measure(lambda ids: 1.0, documents=documents)
     assert (curve.resampled, curve.num_documents, curve.num_too_short) == ("windows", 2, 1)
-    assert "left out: 1." in curve_table(curve)
+    assert "left out: 1." in markdown(curve_blocks(curve))
 
 
 def test_texts_that_give_no_interval_or_no_window_are_named() -> None:
@@ -118,13 +120,13 @@ def test_texts_that_give_no_interval_or_no_window_are_named() -> None:
 
 def test_table_and_picture_show_every_length(tmp_path: Path) -> None:
     curve = measure(lambda ids: 1 + 16 / len(ids) + ids[-1] / 1e5)
-    table = curve_table(curve)
+    table = markdown(curve_blocks(curve))
     assert all(f"\n| {context} |" in table for context in CONTEXTS)
     assert "| falls |" in table
     # Every row has the same number of cells.
     rows = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert set(rows) == {7}
-    draw_curve(curve, tmp_path, title="a model")
+    draw([curve_picture(curve, title="a model")], tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["perplexity.png", "perplexity.svg"]
     values = json.loads(json.dumps(curve.as_dict()))
@@ -142,4 +144,5 @@ def test_command_measures_the_curve_of_a_model(tmp_path: Path) -> None:
     assert [point["context"] for point in values["points"]] == [32, 128]
     assert values["num_windows"] == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"results.json", "table.md", "perplexity.png", "perplexity.svg"}
+    pictures = {"perplexity.png", "perplexity.svg"}
+    assert names == {"results.json", "report.md", "index.html", *pictures}

@@ -8,7 +8,7 @@ import pytest
 
 from mixtral.errors import ConfigError
 from mixtral.eval.documents import Document, hash_documents, read_documents
-from mixtral.eval.provenance import fingerprint_model
+from mixtral.reports.provenance import fingerprint_model
 
 
 def test_files_lines_and_folders_give_documents_in_order(tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ def test_a_report_is_one_folder_with_hashes_tables_page_and_pictures(
     assert result.exit_code == 0, result.output
     results = json.loads((out / "results.json").read_text())
     assert [domain["name"] for domain in results["routing"]["domains"]] == ["book", "code"]
-    assert (
-        results["text_sha256"][str(texts[0])] == hashlib.sha256(texts[0].read_bytes()).hexdigest()
-    )
-    assert str(tiny / "model.safetensors") in results["model_sha256"]
+    settings = results["settings"]
+    sha256 = hashlib.sha256(texts[0].read_bytes()).hexdigest()
+    assert settings["texts_sha256"][str(texts[0])] == sha256
+    assert len(settings["model"]["fingerprint"]) == 64
+    assert sha256 in (out / "index.html").read_text()
     assert [layer["same_set"] for layer in results["comparison"]["layers"]] == [1, 1]
     assert [each["counts"] for each in results["experts_per_token"]] == [[2, 2], [1, 1]]
     names = {file.name for file in out.iterdir()}

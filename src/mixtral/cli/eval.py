@@ -4,26 +4,36 @@ The table goes to standard output; ``--json`` and ``--out`` write files. What is
 group is a list of benchmarks, so that ``mixtral eval mmlu,hellaswag`` is enough.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from mixtral.cli.console import note, spinner, stderr_console, write_file
+from mixtral.cli import eval_compare
+from mixtral.cli.console import spinner, write_file
 from mixtral.cli.eval_benchmarks import EXAMPLES, benchmarks
-from mixtral.cli.options import DeviceOption, DTypeOption, ModelOption, grouped_options
+from mixtral.cli.measuring import (
+    OutOption,
+    check_out,
+    describe,
+    give_report,
+    progress_bar,
+    record_cost,
+)
+from mixtral.cli.options import (
+    DeviceOption,
+    DTypeOption,
+    ModelOption,
+    ModelOptions,
+    grouped_options,
+)
 from mixtral.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mixtral.eval.report import CardReport
     from mixtral.llm import LLM
+    from mixtral.reports.report import Report
 
 _BENCHMARKS = "benchmarks"
 
@@ -47,6 +57,7 @@ app = typer.Typer(
 
 
 app.command(_BENCHMARKS, epilog=EXAMPLES)(grouped_options(benchmarks))
+app.command("compare", epilog=eval_compare.EXAMPLES)(eval_compare.compare)
 
 
 @app.callback()
@@ -68,12 +79,7 @@ def nano_card(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write numbers and answers here.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="Write card.json, card.md and the pictures here."
-        ),
-    ] = None,
+    out: OutOption = None,
 ) -> None:
     """Answer the held-out cases of nano's card, and count the right answers.
 
@@ -85,21 +91,19 @@ def nano_card(
     # Before the minutes of work, not after them.
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"{json_file.parent} is no folder; make it, or name another file.")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+    check_out(out, kind="nano-card")
     with spinner("starting"):
         from mixtral.llm import LLM
+        from mixtral.reports.folder import json_text
 
         llm = LLM(model, dtype=dtype, device=device)
-    report = _measure(llm, model, limit)
-    text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
+    measured = _measure(llm, model, limit)
+    cost = record_cost(llm, is_kept=json_file is not None or out is not None)
+    described = describe(ModelOptions(model=model, dtype=dtype, device=device), adapter=None)
+    report = _report(measured, {"model": described, "limit": limit}, cost)
     if json_file is not None:
-        write_file(json_file, text)
-    if out is not None:
-        write_file(out / "card.json", text)
-        write_file(out / "card.md", report.table())
-        _draw(report, out)
-    typer.echo(report.table(), nl=False)
+        write_file(json_file, json_text(report.as_dict()))
+    give_report(report, out=out, as_json=False)
 
 
 def _measure(llm: "LLM", model: str, limit: int | None) -> "CardReport":
@@ -109,11 +113,11 @@ def _measure(llm: "LLM", model: str, limit: int | None) -> "CardReport":
     from mixtral.eval.preference_accuracy import measure_preferences
     from mixtral.eval.report import CardReport
 
-    with _bar("answering") as show:
+    with progress_bar("answering") as show:
         rows, answers = measure(llm, read_cases(limit), show)
     with spinner("comparing preferences"):
         preferences = measure_preferences(llm, read_pairs(limit))
-    with _bar("reading novels") as show:
+    with progress_bar("reading novels") as show:
         num_windows = 40 if limit is None else min(limit, 40)
         perplexities = measure_contexts(llm, num_windows=num_windows, progress=show)
     return CardReport(
@@ -125,30 +129,14 @@ def _measure(llm: "LLM", model: str, limit: int | None) -> "CardReport":
     )
 
 
-@contextmanager
-def _bar(text: str) -> "Iterator[Callable[[int, int], None]]":
-    console = stderr_console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+def _report(measured: "CardReport", settings: dict[str, Any], cost: dict[str, Any]) -> "Report":
+    from mixtral.eval.cases import hash_cases
+    from mixtral.reports.report import Report, new_head
+
+    return Report(
+        head=new_head("nano-card", {**settings, "cases_sha256": hash_cases()}),
+        title=f"Card of {measured.model}",
+        results={**cost, **measured.as_dict()},
+        blocks=measured.blocks(),
+        pictures=measured.pictures(),
     )
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _draw(report: "CardReport", out: Path) -> None:
-    from mixtral.eval.report import plot_perplexities, plot_rows
-
-    try:
-        plot_rows(report.rows, out / "card.png")
-        plot_perplexities(report.perplexities, out / "perplexity.png")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "matplotlib":
-            raise
-        note("no pictures were drawn, matplotlib is missing: pip install 'mixtral[train]'.")

@@ -4,23 +4,22 @@ The table goes to standard output; ``--out`` writes a folder, in which a killed 
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixtral.cli.console import spinner
-from mixtral.cli.long_context import (
+from mixtral.cli.measuring import (
     JsonOption,
     OutOption,
     SeedOption,
     check_out,
     describe,
+    give_report,
     model_title,
-    print_results,
     progress_bar,
-    write_results,
+    record_cost,
 )
 from mixtral.cli.options import AdapterOption, ModelOptions, named_adapter
 from mixtral.errors import ConfigError, UnsupportedError
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from mixtral.eval.benchmarks import Benchmark
     from mixtral.folder_lock import FolderLock
     from mixtral.llm import LLM
+    from mixtral.reports.report import Report
 
 EXAMPLES = """Examples:
   mixtral eval mmlu,hellaswag --model nano --limit 100 --data eval-data --out results
@@ -99,7 +99,7 @@ def benchmarks(
     )
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     plan = check_plan(names, settings)
-    check_out(out)
+    check_out(out, kind="benchmarks")
     harness = _harness_version()
     lock = _locked(out)
     llm = model.load(max_num_seqs=batch, adapters=named_adapter(adapter))
@@ -111,7 +111,9 @@ def benchmarks(
     described = {**_describe(settings, names), **asked_of, "batch": batch, "lm_eval": harness}
     with _cache(out, asked_of) as cache:
         report = _measure(llm, plan, names, settings, cache=cache, seed=seed, described=described)
-    _write(report, out, title=model_title(model, adapter=adapter), as_json=as_json)
+    cost = record_cost(llm, is_kept=as_json or out is not None)
+    title = model_title(model, adapter=adapter)
+    give_report(_whole_report(report, cost, title=title), out=out, as_json=as_json)
     del lock  # Held until everything is written.
 
 
@@ -144,14 +146,17 @@ def _measure(
     return BenchmarkReport(settings=described, results=results, bias=bias)
 
 
-def _write(report: "BenchmarkReport", out: Path | None, *, title: str, as_json: bool) -> None:
-    from mixtral.eval.benchmark_report import draw_shares
+def _whole_report(report: "BenchmarkReport", cost: dict[str, Any], *, title: str) -> "Report":
+    from mixtral.eval.benchmark_report import shares_picture
+    from mixtral.reports.report import Report, new_head
 
-    values, table = report.as_dict(), report.table()
-    if out is not None:
-        draw = partial(draw_shares, report, out, title=title) if report.results else None
-        write_results(out, values, table=table, draw=draw)
-    print_results(values, table=table, as_json=as_json)
+    return Report(
+        head=new_head("benchmarks", report.settings),
+        title=f"Benchmarks: {title}",
+        results={**cost, **report.as_dict()},
+        blocks=report.blocks(),
+        pictures=[shares_picture(report, title=title)] if report.results else [],
+    )
 
 
 def _harness_version() -> str:
@@ -184,18 +189,17 @@ def _cache(out: Path | None, asked_of: dict[str, Any]) -> "AnswerCache":
 
 
 def _describe(settings: "RunSettings", names: Sequence[str]) -> dict[str, Any]:
-    """Return settings, versions and hashes of the data as JSON values."""
-    from mixtral.eval.provenance import describe_versions, hash_file
+    """Return settings and hashes of the data as JSON values."""
+    from mixtral.reports.provenance import hash_files
 
     hashes = {}
     if settings.data is not None:
         files = (path for name in names for path in (settings.data / name).glob("*.jsonl*"))
-        hashes = {str(path.relative_to(settings.data)): hash_file(path) for path in sorted(files)}
+        hashes = hash_files(sorted(files), below=settings.data)
     return {
         "tasks": list(names),
         "preset": settings.preset,
         "limit": settings.limit,
         "chat_template": settings.use_chat_template,
-        "versions": describe_versions(),
         "data_sha256": hashes,
     }

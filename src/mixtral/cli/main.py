@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "generate": "Answer one prompt, or continue a text.",
     "chat": "Talk with a model.",
     "serve": "Serve a model over HTTP, for the clients of Mistral and OpenAI.",
+    "rag": "Answer questions from documents, and say where the answers stand.",
     "convert": "Write a checkpoint in another layout, another precision or a low-bit format.",
     "train": "Train a model as a recipe says.",
     "adapter": "Look at a LoRA adapter, or merge it into its model.",
@@ -37,6 +38,8 @@ COMMANDS: Mapping[str, str] = {
     "passkey": "Hide a number at several depths of texts of several lengths, and ask for it.",
     "perplexity": "Measure how well a model predicts texts; with --by-context, what more context "
     "is worth.",
+    "agent": "Answer a question with Python functions and MCP servers as tools.",
+    "paraphrase": "Find the lines of a file that say the same: pairs and clusters.",
     "routing": "Show what the routers of a model do: load, repetitions, preferences of experts.",
     "bench": "Measure speed and memory, beside what the machine can do.",
 }

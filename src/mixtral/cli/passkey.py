@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mixtral.cli.console import note, spinner
-from mixtral.cli.long_context import (
+from mixtral.cli.measuring import (
     JsonOption,
     OutOption,
     SeedOption,
     check_out,
     describe,
+    give_report,
     model_title,
-    print_results,
     progress_bar,
-    write_results,
+    record_cost,
 )
 from mixtral.cli.options import AdapterOption, ModelOptions, grouped_options, named_adapter
 from mixtral.errors import ConfigError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mixtral.eval.passkey_grid import Answerer, GridPlan, GridResult, Trial
     from mixtral.eval.trial_log import TrialLog
     from mixtral.llm import LLM
+    from mixtral.reports.report import Report
 
 app = typer.Typer(add_completion=False)
 
@@ -108,7 +109,7 @@ def passkey(
     plan = GridPlan(
         lengths=parsed or (), depths=parse_depths(depths), cases=cases, stop_below=stop_below
     )
-    check_out(out)
+    check_out(out, kind="passkey")
     # Two contexts of cache: the prefix of one question stays while the next one runs.
     llm = model.load(max_num_seqs=2, adapters=named_adapter(adapter))
     writer = _writer(llm, document, style=cast("Style", prompt), seed=seed)
@@ -123,8 +124,9 @@ def passkey(
     _say_cost(llm, answer, writer, plan, done=log.trials if log else [])
     if not estimate:
         result = _run(answer, writer, plan, log)
-        title = model_title(model, adapter=adapter)
-        _report(result, settings, out=out, as_json=as_json, title=title)
+        cost = record_cost(llm, is_kept=as_json or out is not None)
+        report = _report(result, settings, cost, title=model_title(model, adapter=adapter))
+        give_report(report, out=out, as_json=as_json)
 
 
 def _read_filler(filler: str) -> "Document | None":
@@ -224,19 +226,15 @@ def _run(
 
 
 def _report(
-    result: "GridResult", settings: dict[str, Any], *, out: Path | None, as_json: bool, title: str
-) -> None:
-    from mixtral.eval.passkey_report import draw_heat_map, grid_as_dict, grid_table
-    from mixtral.eval.provenance import describe_versions
+    result: "GridResult", settings: dict[str, Any], cost: dict[str, Any], *, title: str
+) -> "Report":
+    from mixtral.eval.passkey_report import grid_as_dict, grid_blocks, heat_map
+    from mixtral.reports.report import Report, new_head
 
-    values = {
-        "versions": describe_versions(),
-        "settings": settings,
-        **grid_as_dict(result),
-    }
-    table = grid_table(result)
-    if out is not None:
-        write_results(
-            out, values, table=table, draw=lambda: draw_heat_map(result, out, title=title)
-        )
-    print_results(values, table=table, as_json=as_json)
+    return Report(
+        head=new_head("passkey", settings),
+        title=f"Passkeys: {title}",
+        results={**cost, **grid_as_dict(result)},
+        blocks=grid_blocks(result),
+        pictures=[heat_map(result, title=title)],
+    )

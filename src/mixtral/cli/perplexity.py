@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixtral.cli.console import note, spinner
-from mixtral.cli.long_context import (
+from mixtral.cli.measuring import (
     JsonOption,
     OutOption,
     SeedOption,
     check_out,
     describe,
+    give_report,
     model_title,
-    print_results,
     progress_bar,
-    write_results,
+    record_cost,
 )
 from mixtral.cli.options import AdapterOption, ModelOptions, grouped_options, named_adapter
 from mixtral.errors import ConfigError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mixtral.eval.documents import Document
     from mixtral.eval.perplexity import Perplexity, Window
     from mixtral.llm import LLM
+    from mixtral.reports.report import Report
     from mixtral.tokenizer import Tokenizer
 
 app = typer.Typer(add_completion=False)
@@ -95,12 +96,11 @@ def perplexity(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts texts; with --by-context, what more context is worth."""
-    check_out(out)
+    check_out(out, kind="perplexity")
     _check_together(context=context, stride=stride, whole=whole, by_context=by_context)
     with spinner("reading"):
         from mixtral.eval.documents import hash_documents, read_documents
         from mixtral.eval.lengths import parse_lengths
-        from mixtral.eval.provenance import describe_versions
 
     contexts = parse_lengths("by-context", by_context) if by_context is not None else ()
     size = _one_length("context", context or str(_DEFAULT_CONTEXT))
@@ -109,21 +109,21 @@ def perplexity(
         raise ConfigError(f"stride is {step}; it must be less than the context, {size}.")
     documents = read_documents(text)
     llm = model.load(adapters=named_adapter(adapter))
-    values: dict[str, Any] = {
-        "versions": describe_versions(),
+    settings: dict[str, Any] = {
         "model": describe(model, adapter=adapter),
         "texts": [str(path) for path in text],
         "texts_sha256": hash_documents(documents),
-        "seed": seed,
     }
+    measured: Perplexity | ContextCurve
     if contexts:
-        curve = _curve(llm, documents, contexts, windows=windows, scored=scored, seed=seed)
-        title = model_title(model, adapter=adapter)
-        _report_curve(curve, values, out=out, as_json=as_json, title=title)
-        return
-    measured = _measure(llm, documents, context=None if whole else size, stride=step)
-    values |= {"context": None if whole else size, "stride": step}
-    _report(measured, values, out=out, as_json=as_json)
+        settings |= {"by_context": list(contexts), "seed": seed}
+        measured = _curve(llm, documents, contexts, windows=windows, scored=scored, seed=seed)
+    else:
+        settings |= {"context": None if whole else size, "stride": step}
+        measured = _measure(llm, documents, context=None if whole else size, stride=step)
+    cost = record_cost(llm, is_kept=as_json or out is not None)
+    report = _report(measured, settings, cost, title=model_title(model, adapter=adapter))
+    give_report(report, out=out, as_json=as_json)
 
 
 def _check_together(
@@ -229,24 +229,29 @@ def _windows(
 
 
 def _report(
-    measured: "Perplexity", values: dict[str, Any], *, out: Path | None, as_json: bool
-) -> None:
-    from mixtral.eval.perplexity_report import perplexity_table
+    measured: "Perplexity | ContextCurve",
+    settings: dict[str, Any],
+    cost: dict[str, Any],
+    *,
+    title: str,
+) -> "Report":
+    from mixtral.eval.context_curve import ContextCurve
+    from mixtral.eval.perplexity_report import curve_blocks, curve_picture, perplexity_blocks
+    from mixtral.reports.report import Report, new_head
 
-    table = perplexity_table(measured, context=values["context"], stride=values["stride"])
-    values = values | measured.as_dict()
-    if out is not None:
-        write_results(out, values, table=table, draw=None)
-    print_results(values, table=table, as_json=as_json)
-
-
-def _report_curve(
-    curve: "ContextCurve", values: dict[str, Any], *, out: Path | None, as_json: bool, title: str
-) -> None:
-    from mixtral.eval.perplexity_report import curve_table, draw_curve
-
-    table = curve_table(curve)
-    values = values | curve.as_dict()
-    if out is not None:
-        write_results(out, values, table=table, draw=lambda: draw_curve(curve, out, title=title))
-    print_results(values, table=table, as_json=as_json)
+    head, results = new_head("perplexity", settings), {**cost, **measured.as_dict()}
+    if isinstance(measured, ContextCurve):
+        return Report(
+            head=head,
+            title=f"Perplexity by length of context: {title}",
+            results=results,
+            blocks=curve_blocks(measured),
+            pictures=[curve_picture(measured, title=title)],
+        )
+    context, stride = settings["context"], settings["stride"]
+    return Report(
+        head=head,
+        title=f"Perplexity: {title}",
+        results=results,
+        blocks=perplexity_blocks(measured, context=context, stride=stride),
+    )

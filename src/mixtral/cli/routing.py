@@ -15,9 +15,10 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mixtral.cli.console import note, print_json, spinner, stderr_console, write_file
-from mixtral.cli.options import DeviceOption, DTypeOption, LayersOption, grouped_options
+from mixtral.cli.measuring import say_written
+from mixtral.cli.options import grouped_options
+from mixtral.cli.routing_options import HowOptions, OutputOptions, SecondOptions, TextOptions
 from mixtral.errors import ConfigError
-from mixtral.quantization import RECIPES
 
 if TYPE_CHECKING:
     from mixtral.model_source import ModelSource
@@ -32,95 +33,6 @@ _EXAMPLES = """Examples:
   mixtral routing --metrics http://127.0.0.1:8000"""
 
 app = typer.Typer(add_completion=False)
-
-
-def _second(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel="Comparison")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HowOptions:
-    """How the model is held in memory."""
-
-    dtype: DTypeOption = None
-    quantization: Annotated[
-        str | None,
-        typer.Option(
-            "--quantization", "-q", help=f"{', '.join(RECIPES)}: pack the weights while reading."
-        ),
-    ] = None
-    device: DeviceOption = "auto"
-    layers: LayersOption = None
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="v1, v3, or a file; else the model's own.")
-    ] = None
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", help="Folder of a LoRA adapter in PEFT's format.")
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SecondOptions:
-    """The other model of a comparison."""
-
-    compare: Annotated[
-        str | None, _second("--compare", "Another model of the same geometry, on the same tokens.")
-    ] = None
-    compare_quantization: Annotated[
-        str | None, _second("--compare-quantization", "Pack its weights; alone: those of MODEL.")
-    ] = None
-    compare_dtype: Annotated[
-        str | None, _second("--compare-dtype", "Its precision; alone: that of MODEL's weights.")
-    ] = None
-    compare_adapter: Annotated[
-        str | None, _second("--compare-adapter", "Its LoRA adapter; alone: on MODEL.")
-    ] = None
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether any of them was given."""
-        given = (self.compare_quantization, self.compare_dtype, self.compare_adapter)
-        return self.compare is not None or any(value is not None for value in given)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextOptions:
-    """What is read, and how."""
-
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text",
-            metavar="FILES...",
-            help="Texts, .jsonl files or folders; each is a domain. NAME=PATH names one.",
-        ),
-    ] = None
-    sequence_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--sequence-tokens",
-            help="Length of the pieces that texts are cut into; without it, 2048 or the context.",
-        ),
-    ] = None
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Tokens of each text; without it, all.")
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputOptions:
-    """Where the report goes."""
-
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Write the whole report here.")
-    ] = None
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export", metavar="FILE", help="Write loads for lora.expert_loads, and coverage."
-        ),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,9 +128,9 @@ def _write(
     experts: "Sequence[ExpertsPerToken]",
     output: OutputOptions,
 ) -> None:
-    from mixtral.routing.folder import provenance, write_report
+    from mixtral.routing.folder import write_report
     from mixtral.routing.page import report_page
-    from mixtral.routing.plots import draw_report
+    from mixtral.routing.plots import report_pictures
     from mixtral.routing.tables import report_markdown
 
     results: dict[str, Any] = {"routing": report.as_dict()}
@@ -228,24 +140,34 @@ def _write(
         _export(output.export, report.model, report.visits)
     markdown = report_markdown(report, comparison, experts)
     if output.out is not None:
-        with spinner("hashing files"):
-            files = [file for domain in domains for file in domain.files]
-            head: dict[str, Any] = {"model": loaded.routed.name}
-            head |= provenance(loaded.source, files)
-            if other is not None:
-                head["second_model_sha256"] = provenance(other.source, ())["model_sha256"]
-        write_report(
+        head = _head(loaded, other, domains)
+        is_drawn = write_report(
             output.out,
             results=head | results,
-            markdown=markdown,
-            page=report_page(report, comparison, experts),
-            draw=lambda folder: draw_report(folder, report, comparison, experts),
+            text=markdown,
+            page=report_page(report, comparison, experts, head=head),
+            pictures=report_pictures(report, comparison, experts),
         )
-        note(f"wrote {output.out}; open {output.out / 'index.html'}")
+        say_written(output.out, is_drawn=is_drawn)
     if output.as_json:
         print_json(results)
     else:
         typer.echo(markdown, nl=False)
+
+
+def _head(loaded: _Loaded, other: _Loaded | None, domains: "Sequence[Domain]") -> dict[str, Any]:
+    from mixtral.reports.provenance import hash_files
+    from mixtral.reports.report import new_head
+    from mixtral.routing.folder import describe_source
+
+    files = [file for domain in domains for file in domain.files]
+    with spinner("hashing files"):
+        settings = {
+            "model": describe_source(loaded.source, loaded.routed.name),
+            "second_model": other and describe_source(other.source, other.routed.name),
+            "texts_sha256": hash_files(files),
+        }
+    return new_head("routing", settings)
 
 
 def _export(path: Path, model: str, visits: Sequence[Sequence[int]]) -> None:
@@ -262,28 +184,29 @@ def _export(path: Path, model: str, visits: Sequence[Sequence[int]]) -> None:
 
 
 def _show_live(url: str, api_key: str | None, output: OutputOptions) -> None:
+    from mixtral.reports.report import new_head
     from mixtral.routing import live_layers, parse_expert_tokens, read_metrics
-    from mixtral.routing.folder import versions, write_report
+    from mixtral.routing.folder import write_report
     from mixtral.routing.page import live_page
-    from mixtral.routing.plots import draw_live
+    from mixtral.routing.plots import load_picture
     from mixtral.routing.tables import live_table, load_table
 
     visits = parse_expert_tokens(read_metrics(url, api_key=api_key))
     layers = live_layers(visits)
     loads = [layer.load for layer in layers]
-    results = {"source": url, "layers": [layer.as_dict() for layer in layers]}
+    results: dict[str, Any] = {"source": url, "layers": [layer.as_dict() for layer in layers]}
     markdown = f"# Experts of {url}\n\n{live_table(layers)}\n{load_table(loads)}"
     if output.export is not None:
         _export(output.export, url, visits)
     if output.out is not None:
-        write_report(
+        is_drawn = write_report(
             output.out,
-            results={"versions": versions(), **results},
-            markdown=markdown,
+            results=new_head("routing-live", {"source": url}) | results,
+            text=markdown,
             page=live_page(url, layers),
-            draw=lambda folder: draw_live(folder, loads),
+            pictures=[load_picture(loads)],
         )
-        note(f"wrote {output.out}; open {output.out / 'index.html'}")
+        say_written(output.out, is_drawn=is_drawn)
     if output.as_json:
         print_json(results)
     else:

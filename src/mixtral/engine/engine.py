@@ -271,6 +271,7 @@ class Engine:
             num_sequences=len(scheduled),
             num_tokens=num_tokens,
             num_prefill_tokens=sum(i.num_new_tokens for i in scheduled if i.num_new_tokens > 1),
+            num_output_tokens=sum(output.token_id >= 0 for output in outputs),
             step_s=time.perf_counter() - begin,
         )
         return outputs

@@ -13,6 +13,8 @@ class StepReport:
     """Tokens that ran, guesses included."""
     num_prefill_tokens: int
     """Those of them that belong to prompts, or to answers that were preempted."""
+    num_output_tokens: int = 0
+    """New tokens of answers."""
     step_s: float
     """Time of the whole step, in seconds."""
 

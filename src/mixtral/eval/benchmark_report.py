@@ -1,20 +1,20 @@
-"""Benchmarks as JSON values, as Markdown tables and as a picture.
-
-Importing this file does not import matplotlib; ``draw_shares`` does, from the extra ``train``.
-"""
+"""Benchmarks as JSON values, as tables and as a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixtral.eval.bbq import BiasCounts, BiasResult
 from mixtral.eval.benchmark_run import BenchmarkResult
-from mixtral.pictures import BLUE, new_figure, save_picture
+from mixtral.eval.chance import chance_verdict
+from mixtral.pictures import BLUE, VERMILION
+from mixtral.reports.markdown import markdown
+from mixtral.reports.report import Block, Picture, Table
 
-_BIAS_GUESS = 1 / 3  # three answers
-# Of Okabe and Ito's set, as the others; colour-blind people can tell them apart.
-_ORANGE, _GREY = "#D55E00", "#999999"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GREY = "#999999"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,53 +22,54 @@ class BenchmarkReport:
     """Everything that one run measured."""
 
     settings: Mapping[str, Any]
-    """How it was asked, JSON values: preset, seed, model, versions, hashes of the data."""
+    """How it was asked, JSON values: preset, seed, model, hashes of the data."""
     results: Sequence[BenchmarkResult]
     """One per benchmark."""
     bias: Sequence[BiasResult] = ()
     """BBQ by category, all together last; empty where it was not asked."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as one JSON object."""
+        """Return the numbers as JSON values by name."""
         return {
-            "settings": dict(self.settings),
             "benchmarks": [result.as_dict() for result in self.results],
             "bbq": [result.as_dict() for result in self.bias],
         }
 
-    def table(self) -> str:
-        """Return it as Markdown."""
-        lines: list[str] = []
+    def blocks(self) -> list[Block]:
+        """Return tables and sentences; a result at chance is called so."""
+        blocks: list[Block] = []
         if self.results:
-            lines += [
-                "| benchmark | shots | metric | questions | right | 95 % interval | guessing | "
-                "Mixtral 8x7B, paper | |",
-                "|---|---|---|---|---|---|---|---|---|",
-                *map(_line, self.results),
-            ]
-        lines += [_cut_line(result) for result in self.results if result.num_cut]
+            blocks.append(_results_table(self.results))
+        blocks += [_cut_line(result) for result in self.results if result.num_cut]
         if self.bias:
-            lines += ["", *_bias_lines(self.bias)]
-        return "\n".join(lines) + "\n"
+            blocks += [_bias_table(self.bias), _BIAS_EXPLAINED]
+        return blocks
+
+    def table(self) -> str:
+        """Return the blocks as Markdown."""
+        return markdown(self.blocks())
 
 
-def draw_shares(report: BenchmarkReport, folder: Path, *, title: str) -> list[Path]:
-    """Draw the share of right answers of each benchmark beside guessing and the paper.
+def shares_picture(report: BenchmarkReport, *, title: str) -> Picture:
+    """Return the share of right answers of each benchmark beside guessing and the paper.
 
     Args:
         report: What was measured; with at least one benchmark.
-        folder: Where ``benchmarks.png`` and ``benchmarks.svg`` are written.
         title: Model and format.
-
-    Returns:
-        The files.
-
-    Raises:
-        OSError: A file cannot be written.
     """
-    rows = list(reversed(report.results))
-    figure = new_figure(width=8, height=1.6 + 0.36 * len(rows))
+    shares = ", ".join(f"{row.name} {100 * row.share:.0f} %" for row in report.results)
+    return Picture(
+        name="benchmarks",
+        alt=f"Right answers of {title} by benchmark: {shares}.",
+        draw=lambda figure: _draw_shares(figure, report.results, title),
+        width=8,
+        height=1.6 + 0.36 * len(report.results),
+    )
+
+
+def _draw_shares(figure: "Figure", results: Sequence[BenchmarkResult], title: str) -> None:
     axes = figure.add_subplot()
+    rows = list(reversed(results))
     for place, row in enumerate(rows):
         low, high = row.interval
         axes.barh(place, 100 * row.share, height=0.6, color=_GREY if row.is_at_chance else BLUE)
@@ -77,7 +78,7 @@ def draw_shares(report: BenchmarkReport, folder: Path, *, title: str) -> list[Pa
             mark = [100 * row.guess] * 2
             axes.plot(mark, [place - 0.4, place + 0.4], color="black", linestyle=":")
         if row.paper is not None:
-            axes.plot(row.paper, place, color=_ORANGE, marker="D", markersize=5)
+            axes.plot(row.paper, place, color=VERMILION, marker="D", markersize=5)
     axes.set_yticks(range(len(rows)), [f"{row.name}, {row.shots}-shot" for row in rows])
     axes.set_xlim(0, 100)
     axes.set_xlabel(
@@ -86,73 +87,100 @@ def draw_shares(report: BenchmarkReport, folder: Path, *, title: str) -> list[Pa
     )
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    return save_picture(figure, folder, "benchmarks")
 
 
-def _line(result: BenchmarkResult) -> str:
-    guess = "" if result.guess is None else f"{100 * result.guess:.1f} %"
-    paper = "" if result.paper is None else f"{result.paper:.1f} %"
-    return (
-        f"| {result.name} | {result.shots} | {result.metric} | {result.asked:,} | "
-        f"{100 * result.share:.1f} % | {_interval(result.interval)} | {guess} | {paper} | "
-        f"{_verdict(result)} |"
+def _results_table(results: Sequence[BenchmarkResult]) -> Table:
+    return Table(
+        caption="Right answers by benchmark",
+        head=(
+            "benchmark",
+            "shots",
+            "metric",
+            "questions",
+            "right",
+            "95 % interval",
+            "guessing",
+            "Mixtral 8x7B, paper",
+            "",
+        ),
+        rows=[_row(result) for result in results],
+        text_columns=(0, 2, 8),
     )
 
 
-def _verdict(result: BenchmarkResult) -> str:
-    if not result.is_at_chance:
-        return ""
-    return "none right" if result.guess is None else "at chance"
+def _row(result: BenchmarkResult) -> tuple[str, ...]:
+    return (
+        result.name,
+        str(result.shots),
+        result.metric,
+        f"{result.asked:,}",
+        f"{100 * result.share:.1f} %",
+        _interval(result.interval),
+        "" if result.guess is None else f"{100 * result.guess:.1f} %",
+        "" if result.paper is None else f"{result.paper:.1f} %",
+        chance_verdict(result.interval, result.guess),
+    )
 
 
 def _cut_line(result: BenchmarkResult) -> str:
     return (
-        f"\n{result.name}: {result.num_cut:,} prompts were longer than the context of the model; "
+        f"{result.name}: {result.num_cut:,} prompts were longer than the context of the model; "
         "their beginning was left out."
     )
 
 
-def _bias_lines(bias: Sequence[BiasResult]) -> list[str]:
-    return [
-        "| BBQ | ambiguous: right | 95 % interval | bias | disambiguated: right | "
-        "95 % interval | bias | |",
-        "|---|---|---|---|---|---|---|---|",
-        *map(_bias_line, bias),
-        "",
-        "Bias from -1 (against the stereotype) over 0 to 1 (with it); guessing gets 33.3 % right.",
-    ]
+_BIAS_EXPLAINED = (
+    "Bias from -1 (against the stereotype) over 0 to 1 (with it), with its 95 % interval; where "
+    "that holds 0, no bias was found. Guessing gets 33.3 % right."
+)
 
 
-def _bias_line(result: BiasResult) -> str:
-    kinds = (result.ambiguous, result.disambiguated)
+def _bias_table(bias: Sequence[BiasResult]) -> Table:
+    return Table(
+        caption="BBQ by category",
+        head=(
+            "BBQ",
+            "ambiguous: right",
+            "95 % interval",
+            "bias",
+            "disambiguated: right",
+            "95 % interval",
+            "bias",
+            "",
+        ),
+        rows=[_bias_row(result) for result in bias],
+        text_columns=(0, 7),
+    )
+
+
+def _bias_row(result: BiasResult) -> tuple[str, ...]:
     verdict = {
         (True, True): "at chance",
         (True, False): "ambiguous at chance",
         (False, True): "disambiguated at chance",
         (False, False): "",
-    }[_is_guess(result.ambiguous), _is_guess(result.disambiguated)]
-    cells = [
-        f"{_percent(counts.accuracy)} | {_interval(counts.interval)} | {_score(score)}"
-        for counts, score in zip(
-            kinds, (result.ambiguous_bias, result.disambiguated_bias), strict=True
-        )
-    ]
-    return f"| {result.category} | {' | '.join(cells)} | {verdict} |"
+    }[result.ambiguous.is_at_chance, result.disambiguated.is_at_chance]
+    return (
+        result.category,
+        *_accuracy(result.ambiguous),
+        _score(result.ambiguous_bias, result.ambiguous_bias_interval),
+        *_accuracy(result.disambiguated),
+        _score(result.disambiguated_bias, result.disambiguated_bias_interval),
+        verdict,
+    )
 
 
-def _is_guess(counts: BiasCounts) -> bool:
-    if counts.interval is None:
-        return False
-    low, high = counts.interval
-    return low <= _BIAS_GUESS <= high
+def _accuracy(counts: BiasCounts) -> tuple[str, str]:
+    share = "-" if counts.accuracy is None else f"{100 * counts.accuracy:.1f} %"
+    return share, _interval(counts.interval)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:+.3f}"
+def _score(score: float | None, interval: tuple[float, float] | None) -> str:
+    if score is None:
+        return "-"
+    if interval is None:
+        return f"{score:+.3f}"
+    return f"{score:+.3f} ({interval[0]:+.2f} to {interval[1]:+.2f})"
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

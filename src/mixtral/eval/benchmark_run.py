@@ -5,15 +5,17 @@ added up here, over all tasks of a benchmark. Extra ``eval``; it is imported whe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.errors import ConfigError, ContextLengthExceeded, UnsupportedError
 from mixtral.eval.answers_check import wilson_interval
 from mixtral.eval.bbq import BiasResult, count_answers, read_questions
 from mixtral.eval.benchmarks import BBQ, Benchmark, find_benchmarks
 from mixtral.eval.local_data import read_benchmark
+from mixtral.eval.local_layouts import LAYOUTS
+from mixtral.eval.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from mixtral.eval.lm_eval_model import EngineLM
@@ -61,6 +63,8 @@ class BenchmarkResult:
     """Means of the harness's other numbers."""
     subjects: Mapping[str, tuple[int, int]]
     """Right answers and questions of each task, where there are several."""
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    """Which questions of each task were right."""
 
     @property
     def share(self) -> float:
@@ -94,6 +98,7 @@ class BenchmarkResult:
             "num_cut": self.num_cut,
             "others": dict(self.others),
             "subjects": {k: {"right": r, "asked": n} for k, (r, n) in self.subjects.items()},
+            "outcomes": {name: found.as_dict() for name, found in self.outcomes.items()},
         }
 
 
@@ -101,10 +106,12 @@ def check_plan(names: Sequence[str], settings: RunSettings) -> list[Benchmark]:
     """Check what is asked for before a model is loaded, and return the harness's benchmarks.
 
     Raises:
-        ConfigError: A name is unknown, a number is wrong, or local rows are missing.
+        ConfigError: A name is unknown, a number is wrong, or local rows are missing or malformed.
         UnsupportedError: A benchmark runs code and nobody allowed it.
     """
     benchmarks = find_benchmarks(names)
+    if not names:
+        raise ConfigError("no benchmark is named; name one, or several with commas between them.")
     if settings.limit is not None and settings.limit < 1:
         raise ConfigError(
             f"limit is {settings.limit}; it must be at least 1, or absent for all questions."
@@ -116,12 +123,28 @@ def check_plan(names: Sequence[str], settings: RunSettings) -> list[Benchmark]:
                 "--allow-code-execution, in a container if you can, or leave it out."
             )
         if settings.data is not None:
-            read_benchmark(settings.data, benchmark.name)  # So that a wrong row is found now.
+            _check_rows(settings.data, benchmark)
     if BBQ in names:
         if settings.data is None:
             raise ConfigError("bbq is read from a folder; give it with --data.")
         read_questions(settings.data)
     return benchmarks
+
+
+def _check_rows(data: Path, benchmark: Benchmark) -> None:
+    """Read everything, so that a wrong row is found now and not after hours."""
+    layout = LAYOUTS[benchmark.name]
+    for subject, splits in read_benchmark(data, benchmark.name).items():
+        of_subject = "" if subject is None else f" of {subject}"
+        for split in layout.files:
+            is_shown = split == layout.shots
+            needed = benchmark.shots + layout.num_spare_shots if is_shown else 1
+            if (count := len(splits.get(split, ()))) < needed:
+                raise ConfigError(
+                    f"{benchmark.name} has {count} rows{of_subject} in its {split} split "
+                    f"({benchmark.name}/{layout.files[split]}); it needs at least {needed}. "
+                    "Get the file anew."
+                )
 
 
 def run_benchmark(lm: "EngineLM", benchmark: Benchmark, settings: RunSettings) -> BenchmarkResult:
@@ -136,16 +159,19 @@ def run_benchmark(lm: "EngineLM", benchmark: Benchmark, settings: RunSettings) -
     from mixtral.eval.harness_tasks import make_tasks, quiet_harness
 
     tasks = make_tasks(benchmark, preset=settings.preset, data=settings.data)
-    with quiet_harness():
-        found = evaluate(
-            lm,
-            {"tasks": tasks},
-            limit=settings.limit,
-            bootstrap_iters=0,  # The intervals are ours.
-            apply_chat_template=settings.use_chat_template,
-            fewshot_as_multiturn=settings.use_chat_template,
-            confirm_run_unsafe_code=settings.allow_code_execution,
-        )
+    try:
+        with quiet_harness():
+            found = evaluate(
+                lm,
+                {"tasks": tasks},
+                limit=settings.limit,
+                bootstrap_iters=0,  # The intervals are ours.
+                apply_chat_template=settings.use_chat_template,
+                fewshot_as_multiturn=settings.use_chat_template,
+                confirm_run_unsafe_code=settings.allow_code_execution,
+            )
+    except ContextLengthExceeded as error:
+        raise ContextLengthExceeded(f"{benchmark.name}: {error}") from None
     samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
     shots = {int(task.config.num_fewshot or 0) for task in tasks.values()}
     return _add_up(benchmark, samples, shots=max(shots), lm=lm)
@@ -194,6 +220,7 @@ def _add_up(
     lm: "EngineLM",
 ) -> BenchmarkResult:
     subjects: dict[str, tuple[int, int]] = {}
+    outcomes: dict[str, Outcomes] = {}
     others: dict[str, list[float]] = {}
     guesses: list[float] = []
     for task, answered in samples.items():
@@ -203,6 +230,10 @@ def _add_up(
         counted = [sample for sample in answered if sample["filter"] == chosen]
         right = sum(int(sample[benchmark.metric]) for sample in counted)
         subjects[task] = (right, len(counted))
+        in_order = sorted(counted, key=lambda sample: int(sample["doc_id"]))
+        outcomes[task] = Outcomes.of(
+            (sample["doc_hash"], sample[benchmark.metric] >= 1) for sample in in_order
+        )
         for sample in answered:
             for metric in sample["metrics"]:
                 others.setdefault(f"{metric},{sample['filter']}", []).append(float(sample[metric]))
@@ -220,4 +251,5 @@ def _add_up(
         num_cut=sum(lm.num_cut[task] for task in samples),
         others={name: sum(values) / len(values) for name, values in sorted(others.items())},
         subjects=subjects if len(subjects) > 1 else {},
+        outcomes=outcomes,
     )

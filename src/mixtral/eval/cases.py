@@ -10,6 +10,7 @@ characters ``start`` to ``start + length`` of an excerpt beside the cases, with 
 This file reads text alone, so that the recipe can import it without torch.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cache
@@ -111,6 +112,14 @@ def read_pairs(limit: int | None = None) -> list[Pair]:
 def read_excerpt(name: str) -> str:
     """Return the text of one of ``EXCERPTS``, about 64,000 characters."""
     return _text(f"{name}.txt")
+
+
+def hash_cases() -> str:
+    """Return the sha256 of cases, pairs and excerpts: equal for runs that asked the same."""
+    digest = hashlib.sha256()
+    for name in ("heldout.jsonl", "preferences.jsonl", *(f"{book}.txt" for book in EXCERPTS)):
+        digest.update(hashlib.sha256(_text(name).encode()).digest())
+    return digest.hexdigest()
 
 
 def fill(content: str, filler: dict[str, Any]) -> str:

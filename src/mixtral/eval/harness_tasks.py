@@ -25,7 +25,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from mixtral.errors import ConfigError
 from mixtral.eval.benchmarks import Benchmark
 from mixtral.eval.code_trial import runs_through
-from mixtral.eval.local_data import LAYOUTS, Row, read_benchmark
+from mixtral.eval.local_data import read_benchmark
+from mixtral.eval.local_layouts import LAYOUTS, Row
 
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 _FEWSHOT_SEED = 1234  # the harness's own
@@ -47,6 +48,7 @@ def make_tasks(
     folder = Path(lm_eval.__file__).parent / "tasks"
     rows = None if data is None else read_benchmark(data, benchmark.name)
     tasks = {}
+    subjects = set()
     for path in sorted(folder.glob(benchmark.tasks)):
         # Functions of tasks that run code are not even imported: that alone would run some.
         config = load_yaml(path, resolve_func=not benchmark.runs_code)
@@ -54,6 +56,7 @@ def make_tasks(
         if preset == "mixtral-paper" or benchmark.runs_code:
             _ask_as_the_paper(config, benchmark)
         config["num_fewshot"] = config.get("num_fewshot") or 0
+        subjects.add(config.get("dataset_name"))
         if benchmark.runs_code:
             _judge_by_running(config, benchmark)
         if rows is not None:
@@ -62,6 +65,12 @@ def make_tasks(
         task.set_fewshot_seed(_FEWSHOT_SEED)
         tasks[config["task"]] = task
     assert tasks, benchmark
+    # A pattern stands for every subject; one name is a choice of the caller.
+    if "*" in benchmark.tasks and (unknown := set(rows or ()) - subjects - {None}):
+        raise ConfigError(
+            f"{benchmark.name} has rows of {min(map(str, unknown))}, which is none of its "
+            f"subjects; they are {', '.join(sorted(map(str, subjects)))}. Correct or remove them."
+        )
     return tasks
 
 

@@ -68,8 +68,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self._seed = seed
         self._adapter = adapter
         self._progress = progress or (lambda done, total: None)
-        self.num_cut: Counter[str] = Counter()
-        """By name of a task: prompts whose beginning was left out, because they were too long."""
+        self._cut: dict[str, set[int]] = {}
+
+    @property
+    def num_cut(self) -> Counter[str]:
+        """By name of a task: questions that were too long, and lost the beginning of a prompt."""
+        return Counter({task: len(questions) for task, questions in self._cut.items()})
 
     @property
     def eot_token_id(self) -> int:
@@ -164,7 +168,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         work(asked, report)
         values = [self._cache[key] for key in keys]
         for request, value in zip(requests, values, strict=True):
-            self.num_cut[str(request.task_name)] += value["was_cut"]
+            if value["was_cut"]:
+                self._cut.setdefault(str(request.task_name), set()).add(int(request.doc_id))
         return values
 
     def _keys(self, kind: str, requests: Sequence[Instance]) -> list[str]:
@@ -191,20 +196,31 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self._score(pairs, lambda place, score: report(place, _as_dict(score)))
 
     def _score_texts(self, asked: _Asked, report: _Report) -> None:
+        """Score the windows of all texts together; a text is done when its last window is."""
+        pairs: list[Continuation] = []
+        texts: list[int] = []  # of each pair, the place of its text
         for place, (_, request) in enumerate(asked):
-            (text,) = request.args
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(text),
+                token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self._llm.max_model_len,
                 context_len=1,
             )
-            pairs = [
-                Continuation(context_ids=context, target_ids=target)
-                for context, target in map(make_disjoint_window, windows)
-            ]
-            logprob = sum(score.logprob for score in self._score(pairs))
-            report(place, {"logprob": logprob, "was_cut": False})
+            for context, target in map(make_disjoint_window, windows):
+                pairs.append(Continuation(context_ids=context, target_ids=target))
+                texts.append(place)
+        num_windows = Counter(texts)
+        logprobs: dict[int, dict[int, float]] = {place: {} for place in num_windows}
+
+        def note(number: int, score: ContinuationScore) -> None:
+            of_text = logprobs[place := texts[number]]
+            of_text[number] = score.logprob
+            if len(of_text) == num_windows[place]:
+                # In the order of the text: the order of a sum is in its last digits.
+                logprob = sum(of_text[each] for each in sorted(of_text))
+                report(place, {"logprob": logprob, "was_cut": False})
+
+        self._score(pairs, note)
 
     def _score(
         self,

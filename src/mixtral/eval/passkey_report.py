@@ -1,16 +1,16 @@
-"""The passkey grid as JSON values, as a Markdown table and as a heat map.
-
-Importing this file does not import matplotlib; ``draw_heat_map`` does, from the extra ``train``.
-"""
+"""The passkey grid as JSON values, as a table and as a heat map."""
 
 import math
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixtral.eval.answers_check import wilson_interval
+from mixtral.eval.chance import chance_verdict
 from mixtral.eval.passkey_grid import Cell, GridResult
-from mixtral.pictures import new_figure, save_picture
+from mixtral.reports.report import Block, Picture, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # cividis runs from blue to yellow, in even steps for eyes of every kind, and prints well in grey.
 _COLOURS = "cividis"
@@ -34,45 +34,56 @@ def grid_as_dict(result: GridResult) -> dict[str, Any]:
     }
 
 
-def grid_table(result: GridResult) -> str:
-    """Return a grid as Markdown: right answers by length and depth, then of each whole length."""
+def grid_blocks(result: GridResult) -> list[Block]:
+    """Return right answers by length and depth, then of each whole length."""
     plan = result.plan
-    heads = " | ".join(f"{depth:.4g} %" for depth in plan.depths)
-    lines = [
-        f"| length (tokens) | {heads} | right | 95 % interval |",
-        f"|---|{'---|' * (len(plan.depths) + 2)}",
-    ]
+    rows = []
     for length in plan.lengths:
-        cells = " | ".join(_fraction(result.cell(length, depth)) for depth in plan.depths)
+        cells = [_fraction(result.cell(length, depth)) for depth in plan.depths]
         whole = result.cell(length)
-        lines.append(f"| {length:,} | {cells} | {_share(whole)} | {_interval(whole)} |")
-    lines += ["", f"The prefix cache had {result.reused_share:.0%} of all prompt tokens."]
+        verdict = chance_verdict(_interval(whole), None)  # five digits are not guessed
+        rows.append((f"{length:,}", *cells, _share(whole), _percent(_interval(whole)), verdict))
+    depths = [f"{depth:.4g} %" for depth in plan.depths]
+    table = Table(
+        caption="Right answers by length, and by depth of the key",
+        head=("length (tokens)", *depths, "right", "95 % interval", ""),
+        rows=rows,
+        text_columns=(0, len(depths) + 3),
+    )
+    blocks: list[Block] = [
+        table,
+        f"The prefix cache had {result.reused_share:.0%} of all prompt tokens.",
+    ]
     if result.left_out:
         places = ", ".join(f"{length:,}" for length in result.left_out)
-        lines.append(
+        blocks.append(
             f"Left out in part or whole, because the share is below {plan.stop_below:.0%} with "
             f"95 % confidence: {places}."
         )
-    return "\n".join(lines) + "\n"
+    return blocks
 
 
-def draw_heat_map(result: GridResult, folder: Path, *, title: str) -> list[Path]:
-    """Draw the share of right answers by length and depth.
+def heat_map(result: GridResult, *, title: str) -> Picture:
+    """Return the share of right answers by length and depth.
 
     Args:
         result: A grid.
-        folder: Where ``passkey.png`` and ``passkey.svg`` are written.
         title: Model and format.
-
-    Returns:
-        The files.
-
-    Raises:
-        OSError: A file cannot be written.
     """
     plan = result.plan
+    lines = [f"{length:,} tokens: {_share(result.cell(length))}" for length in plan.lengths]
+    return Picture(
+        name="passkey",
+        alt=f"Passkeys that {title} found, by length and depth. {'; '.join(lines)}.",
+        draw=lambda figure: _draw_heat_map(figure, result, title),
+        width=max(5.5, 2.6 + 0.75 * len(plan.lengths)),
+        height=max(3.2, 1.9 + 0.42 * len(plan.depths)),
+    )
+
+
+def _draw_heat_map(figure: "Figure", result: GridResult, title: str) -> None:
+    plan = result.plan
     columns, rows = len(plan.lengths), len(plan.depths)
-    figure = new_figure(width=max(5.5, 2.6 + 0.75 * columns), height=max(3.2, 1.9 + 0.42 * rows))
     axes = figure.add_subplot()
     cells = [[result.cell(length, depth) for length in plan.lengths] for depth in plan.depths]
     per_cent = [[math.nan if c.share is None else 100 * c.share for c in row] for row in cells]
@@ -91,7 +102,6 @@ def draw_heat_map(result: GridResult, folder: Path, *, title: str) -> list[Path]
     axes.set_ylabel("depth of the key (%)")
     axes.set_title(f"{title}: {plan.cases} cases per cell", fontsize=10)
     figure.colorbar(image, ax=axes, label="right answers (%)")
-    return save_picture(figure, folder, "passkey")
 
 
 def _fraction(cell: Cell) -> str:
@@ -102,8 +112,9 @@ def _share(cell: Cell) -> str:
     return "-" if cell.share is None else f"{cell.share:.0%}"
 
 
-def _interval(cell: Cell) -> str:
-    if not cell.cases:
-        return "-"
-    low, high = wilson_interval(cell.right, cell.cases)
-    return f"{100 * low:.0f} to {100 * high:.0f} %"
+def _interval(cell: Cell) -> tuple[float, float] | None:
+    return wilson_interval(cell.right, cell.cases) if cell.cases else None
+
+
+def _percent(bounds: tuple[float, float] | None) -> str:
+    return "-" if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f} %"

@@ -1,20 +1,23 @@
-"""Perplexity and its curve over context as Markdown, and the curve as a picture.
-
-Importing this file does not import matplotlib; ``draw_curve`` does, from the extra ``train``.
-"""
+"""Perplexity and its curve over context as tables, and the curve as a picture."""
 
 import math
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixtral.eval.context_curve import ContextCurve
-from mixtral.eval.perplexity import Perplexity
-from mixtral.pictures import BLUE, new_figure, save_picture
+from mixtral.eval.perplexity import DocumentLoss, Perplexity
+from mixtral.pictures import BLUE
+from mixtral.reports.report import Block, Picture, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SHOWN_DOCUMENTS = 20
 
 
-def perplexity_table(measured: Perplexity, *, context: int | None, stride: int | None) -> str:
-    """Return a perplexity as Markdown, with one line per document where there are several.
+def perplexity_blocks(
+    measured: Perplexity, *, context: int | None, stride: int | None
+) -> list[Block]:
+    """Return a perplexity, with one row per document where there are several.
 
     Args:
         measured: What was measured.
@@ -27,68 +30,90 @@ def perplexity_table(measured: Perplexity, *, context: int | None, stride: int |
         "whole": "each document in one pass, every token scored",
     }[measured.definition]
     error = f" +/- {measured.error:.4f}" if math.isfinite(measured.error) else ""
-    lines = [
+    blocks: list[Block] = [
         f"Perplexity {measured.perplexity:.4f}{error} over {measured.num_tokens:,} tokens: {cut}.",
     ]
     if measured.num_too_short:
-        lines.append(
+        blocks.append(
             f"Documents that are shorter than a window and left out: {measured.num_too_short} of "
             f"{len(measured.documents)}."
         )
     if len(measured.documents) > 1:
-        lines += ["", "| document | tokens | perplexity |", "|---|---|---|"]
-        for document in measured.documents[:_SHOWN_DOCUMENTS]:
-            found = document.as_dict()["perplexity"]
-            value = "too short" if found is None else f"{found:.4f}"
-            lines.append(f"| {document.name} | {document.num_tokens:,} | {value} |")
-        if (rest := len(measured.documents) - _SHOWN_DOCUMENTS) > 0:
-            lines += ["", f"{rest} more documents are in results.json."]
-    return "\n".join(lines) + "\n"
+        shown = measured.documents[:_SHOWN_DOCUMENTS]
+        blocks.append(
+            Table(
+                caption="Perplexity by document",
+                head=("document", "tokens", "perplexity"),
+                rows=[_document_row(document) for document in shown],
+            )
+        )
+        if (rest := len(measured.documents) - len(shown)) > 0:
+            blocks.append(f"{rest} more documents are in results.json.")
+    return blocks
 
 
-def curve_table(curve: ContextCurve) -> str:
-    """Return a curve as Markdown: perplexity and its change by length of context."""
-    lines = [
-        f"Perplexity of the same {curve.num_windows * curve.num_scored:,} tokens "
-        f"({curve.num_windows} windows of {curve.num_documents} documents) by context:",
-        "",
-        "| context (tokens) | perplexity | 95 % interval | change | 95 % interval | |",
-        "|---|---|---|---|---|---|",
-    ]
+def curve_blocks(curve: ContextCurve) -> list[Block]:
+    """Return perplexity and its change by length of context."""
+    rows = []
     for place, point in enumerate(curve.points):
-        change = "| | | "
+        change = ("", "", "")
         if place:
             step = curve.steps[place - 1]
-            change = (
-                f"| {step.change:+.2%} | {100 * step.low:+.2f} to {100 * step.high:+.2f} % "
-                f"| {step.verdict}"
-            )
-        interval = f"{point.low:.3f} to {point.high:.3f}"
-        lines.append(f"| {point.context:,} | {point.perplexity:.3f} | {interval} {change} |")
-    lines += ["", curve.statement, f"Intervals: bootstrap over {curve.resampled}."]
+            interval = f"{100 * step.low:+.2f} to {100 * step.high:+.2f} %"
+            change = (f"{step.change:+.2%}", interval, step.verdict)
+        band = f"{point.low:.3f} to {point.high:.3f}"
+        rows.append((f"{point.context:,}", f"{point.perplexity:.3f}", band, *change))
+    blocks: list[Block] = [
+        f"Perplexity of the same {curve.num_windows * curve.num_scored:,} tokens "
+        f"({curve.num_windows} windows of {curve.num_documents} documents) by context:",
+        Table(
+            caption="Perplexity by length of context",
+            head=(
+                "context (tokens)",
+                "perplexity",
+                "95 % interval",
+                "change",
+                "95 % interval",
+                "",
+            ),
+            rows=rows,
+            text_columns=(0, 5),
+        ),
+        curve.statement,
+        f"Intervals: bootstrap over {curve.resampled}.",
+    ]
     if curve.num_too_short:
-        lines.append(
+        blocks.append(
             "Documents that are shorter than the longest context and left out: "
             f"{curve.num_too_short}."
         )
-    return "\n".join(lines) + "\n"
+    return blocks
 
 
-def draw_curve(curve: ContextCurve, folder: Path, *, title: str) -> list[Path]:
-    """Draw perplexity against the length of context, with its 95 % band.
+def curve_picture(curve: ContextCurve, *, title: str) -> Picture:
+    """Return perplexity against the length of context, with its 95 % band.
 
     Args:
         curve: What was measured.
-        folder: Where ``perplexity.png`` and ``perplexity.svg`` are written.
         title: Model and format.
-
-    Returns:
-        The files.
-
-    Raises:
-        OSError: A file cannot be written.
     """
-    figure = new_figure(width=7, height=4.2)
+    points = ", ".join(f"{p.context:,} tokens: {p.perplexity:.2f}" for p in curve.points)
+    return Picture(
+        name="perplexity",
+        alt=f"Perplexity of {title} by length of context. {points}.",
+        draw=lambda figure: _draw_curve(figure, curve, title),
+        width=7,
+        height=4.2,
+    )
+
+
+def _document_row(document: DocumentLoss) -> tuple[str, str, str]:
+    found = document.as_dict()["perplexity"]
+    value = "too short" if found is None else f"{found:.4f}"
+    return document.name, f"{document.num_tokens:,}", value
+
+
+def _draw_curve(figure: "Figure", curve: ContextCurve, title: str) -> None:
     axes = figure.add_subplot()
     contexts = [point.context for point in curve.points]
     axes.fill_between(
@@ -111,4 +136,3 @@ def draw_curve(curve: ContextCurve, folder: Path, *, title: str) -> list[Path]:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper right")  # "best" would try every place
-    return save_picture(figure, folder, "perplexity")

@@ -20,6 +20,7 @@ from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
 from mixtral.kernels.cpu.structures import Batch, Layer, Model, Weight
+from mixtral.kernels.formats import format_of_packed
 from mixtral.model.adapted_cpu import CpuAdapters
 from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
@@ -131,6 +132,15 @@ class CpuTransformer:
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def weight_format(self) -> str:
+        """How the weights are stored: bfloat16, or int8, int4 or int3 of packed experts."""
+        rows, cols = self.config.intermediate_size, self.config.hidden_size
+        for name, tensor in self.tensors.items():
+            if name.endswith("w1.packed"):
+                return format_of_packed(tensor, rows=rows, cols=cols)
+        return "bfloat16"
 
     @property
     def max_step_tokens(self) -> int:

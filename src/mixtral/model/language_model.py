@@ -44,6 +44,10 @@ class LanguageModel(Protocol):
         """Bytes of all weights."""
 
     @property
+    def weight_format(self) -> str:
+        """How the weights are stored: a float dtype, or int8, int4 or int3 of packed experts."""
+
+    @property
     def max_step_tokens(self) -> int:
         """Tokens beyond which a larger step takes memory and gains nothing."""
 

@@ -53,7 +53,9 @@ def spelling_features(pieces: Sequence[bytes], width: int, generator: torch.Gene
 def _letters(words: Sequence[bytes], width: int, generator: torch.Generator) -> Tensor:
     """Add up the letters of each word, [V, width]."""
     table = _noise((_FRONT + _BACK) * 256, width, generator)
-    indices, weights, offsets = [], [], []
+    indices: list[int] = []
+    weights: list[float] = []
+    offsets: list[int] = []
     for word in words:
         offsets.append(len(indices))
         for place, letter in enumerate(word[:_FRONT]):

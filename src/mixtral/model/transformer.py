@@ -186,6 +186,11 @@ class Transformer(nn.Module):
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     @property
+    def weight_format(self) -> str:
+        """How the weights are stored: a float dtype."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def max_step_tokens(self) -> int:
         """Tokens beyond which a larger step takes memory and gains nothing."""
         return _MAX_STEP_TOKENS

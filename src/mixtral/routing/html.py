@@ -1,13 +1,15 @@
-"""Pieces of a page: tables, tables with coloured cells, line charts as SVG. Nothing is loaded.
+"""Pieces of the page: tables with coloured cells, and line charts as SVG. Nothing is loaded.
 
-Colours are CSS variables of ``page.html``, which has a light and a dark set, both after Okabe and
-Ito, whose colours colour-blind people can tell apart. Lines also differ in their dashes, and every
-chart has a table beside it, so nothing is said by colour alone.
+Colours are CSS variables of ``reports/page.html``, which has a light and a dark set, both after
+Okabe and Ito, whose colours colour-blind people can tell apart. Lines also differ in their dashes,
+and every chart has a table beside it, so nothing is said by colour alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from mixtral.reports.page import wrap_table
 
 _WIDTH, _HEIGHT = 640, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 44
@@ -25,17 +27,6 @@ class Line:
     """One value per place on the x axis; None leaves a gap."""
     is_reference: bool = False
     """Whether it is an expectation beside the measurements: thin and grey."""
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column names the rows."""
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    return _table(caption, head, body, kind="plain")
 
 
 def heat_table(
@@ -61,7 +52,8 @@ def heat_table(
         + "</tr>"
         for name, values in rows
     )
-    return _table(caption, head, body, kind="heat")
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return wrap_table(caption, names, body, kind="heat")
 
 
 def line_chart(title: str, *, ylabel: str, xlabel: str, lines: Sequence[Line]) -> str:
@@ -90,14 +82,6 @@ def visible(text: str) -> str:
     (True, '\\n')
     """
     return repr(text)[1:-1].replace(" ", "\u2423")
-
-
-def _table(caption: str, head: Sequence[str], body: str, *, kind: str) -> str:
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    return (
-        f'<div class="scroll"><table class="{kind}"><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 def _heat_cell(value: float | None, full: float, decimals: int) -> str:

@@ -4,14 +4,15 @@ Without JavaScript all layers are shown one after the other; with it, the one th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from string import Template
+from typing import Any
 
+from mixtral.reports.page import fill_page, html_table, measured_html
 from mixtral.routing.comparison import RoutingComparison
 from mixtral.routing.experts_per_token import ExpertsPerToken
-from mixtral.routing.html import Line, heat_table, line_chart, table, visible
+from mixtral.routing.html import Line, heat_table, line_chart, visible
 from mixtral.routing.live import LiveLayer
 from mixtral.routing.report import Group, RoutingReport
 from mixtral.routing.statistics import LayerStatistics
@@ -22,8 +23,10 @@ def report_page(
     report: RoutingReport,
     comparison: RoutingComparison | None = None,
     experts: Sequence[ExpertsPerToken] = (),
+    *,
+    head: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the page of a report."""
+    """Return the page of a report; ``head`` says how it was measured (``reports.new_head``)."""
     parts = [
         _opening(report),
         _summary(report),
@@ -33,10 +36,12 @@ def report_page(
         *([_experts(experts)] if experts else []),
         _chooser(report.num_layers),
         *(_layer(report, layer) for layer in range(report.num_layers)),
+        *([] if head is None else [measured_html(head)]),
         "<footer>Numbers are explained in docs/routing.md of mixtral; all of them are in "
         "results.json.</footer>",
     ]
-    return _fill(f"Routing of {report.model}", "\n".join(parts))
+    script = files("mixtral.routing").joinpath("layer_chooser.js").read_text(encoding="utf-8")
+    return fill_page(f"Routing of {report.model}", "\n".join(parts), script=script)
 
 
 def live_page(source: str, layers: Sequence[LiveLayer]) -> str:
@@ -47,7 +52,7 @@ def live_page(source: str, layers: Sequence[LiveLayer]) -> str:
         f"<h1>Experts of {escape(source)}</h1>"
         f"<p>{visits:,} visits to the experts of each layer since the server started.</p>"
         + _load_map([layer.load for layer in layers])
-        + table(
+        + html_table(
             "Balance",
             ("layer", "largest over mean load", "variation", "entropy of load (nats)"),
             [
@@ -57,12 +62,7 @@ def live_page(source: str, layers: Sequence[LiveLayer]) -> str:
         )
         + f"<p>An even load is {percent(1 / num_experts)} for each expert.</p>"
     )
-    return _fill(f"Experts of {source}", body)
-
-
-def _fill(title: str, body: str) -> str:
-    template = files("mixtral.routing").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=escape(title), body=body)
+    return fill_page(f"Experts of {source}", body)
 
 
 def _opening(report: RoutingReport) -> str:
@@ -93,7 +93,7 @@ def _summary(report: RoutingReport) -> str:
                 Line(name="all experts alike", values=highest, is_reference=True),
             ],
         )
-        + table(
+        + html_table(
             "Balance and certainty",
             (
                 "layer",
@@ -139,7 +139,7 @@ def _repetitions(report: RoutingReport) -> str:
         parts.append(f"<h3>{title}</h3>")
         parts.append(line_chart(title, ylabel="tokens (%)", xlabel="layer", lines=[*lines, random]))
         head = ("text", *(f"layer {layer}" for layer in range(report.num_layers)))
-        parts.append(table(f"{title} (%)", head, [(n, *map(percent, s)) for n, s in values]))
+        parts.append(html_table(f"{title} (%)", head, [(n, *map(percent, s)) for n, s in values]))
     return "".join(parts)
 
 
@@ -149,7 +149,7 @@ def _information(report: RoutingReport) -> str:
         "<h2>What decides?</h2><p>How much the text, the kind of a token or its position tells "
         "about its experts (mutual information): 0 is nothing.</p>"
         + line_chart("Mutual information", ylabel="information (nats)", xlabel="layer", lines=lines)
-        + table(
+        + html_table(
             "Mutual information (nats)",
             ("about the expert", *(f"layer {layer}" for layer in range(report.num_layers))),
             [(line.name, *(f"{value or 0.0:.3f}" for value in line.values)) for line in lines],
@@ -168,7 +168,7 @@ def _comparison(comparison: RoutingComparison) -> str:
         f"<h2>{escape(comparison.second)} against {escape(comparison.first)}</h2>"
         f"<p>{escape(comparison_summary(comparison))}</p>"
         + line_chart("Routing kept", ylabel="share (%)", xlabel="layer", lines=lines)
-        + table(
+        + html_table(
             "Routing of the same tokens",
             ("layer", "same experts", "same best", "swapped", "KL (nats)", "load moved"),
             [
@@ -204,7 +204,7 @@ def _experts(measured: Sequence[ExpertsPerToken]) -> str:
         "decode (tokens/s)",
         "runs in",
     )
-    return "<h2>More or fewer experts</h2>" + table("Effect of experts per token", head, rows)
+    return "<h2>More or fewer experts</h2>" + html_table("Effect of experts per token", head, rows)
 
 
 def _chooser(num_layers: int) -> str:

@@ -1,14 +1,10 @@
-"""The report as pictures, PNG and SVG of each.
-
-matplotlib comes with the extra ``train`` and is imported when a picture is drawn.
-"""
+"""The report as pictures. Making them does not import matplotlib; drawing one does."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixtral.pictures import new_figure, save_picture
+from mixtral.reports.report import Picture
 from mixtral.routing.comparison import RoutingComparison
 from mixtral.routing.experts_per_token import ExpertsPerToken
 from mixtral.routing.report import RoutingReport
@@ -26,31 +22,21 @@ _HEAT = "cividis"  # even steps of brightness, for every kind of sight
 Draw = Callable[["Figure"], None]
 
 
-def draw_report(
-    folder: Path,
+def report_pictures(
     report: RoutingReport,
     comparison: RoutingComparison | None = None,
     experts: Sequence[ExpertsPerToken] = (),
-) -> list[Path]:
-    """Draw every picture of a report into a folder.
-
-    Returns:
-        The files, a PNG and an SVG of each picture.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-        OSError: A file cannot be written.
-    """
-    loads = [layer.load for layer in report.layers]
+) -> list[Picture]:
+    """Return every picture of a report."""
     picked = _picked_layers(report.num_layers)
     wide = 3.2 + 2.4 * len(picked)
-    pictures: dict[str, tuple[Draw, tuple[float, float]]] = {
-        "load": (lambda f: _load_map(f, loads), (7.5, 1.8 + 0.28 * len(loads))),
-        "entropy": (lambda f: _entropies(f, report), (7.5, 4)),
-        "repetition": (lambda f: _repetitions(f, report), (7.5, 7)),
-        "information": (lambda f: _information(f, report), (7.5, 4)),
-        "together": (lambda f: _together(f, report, picked), (wide, 3.4)),
-    }
+    pictures = [
+        load_picture([layer.load for layer in report.layers]),
+        _picture("entropy", lambda f: _entropies(f, report)),
+        _picture("repetition", lambda f: _repetitions(f, report), height=7),
+        _picture("information", lambda f: _information(f, report)),
+        _picture("together", lambda f: _together(f, report, picked), width=wide, height=3.4),
+    ]
     for name, ylabel, rows in (
         ("domains", "text", _domain_rows(report)),
         ("kinds", "kind of token", {g.name: g.load for g in report.kinds}),
@@ -58,21 +44,17 @@ def draw_report(
     ):
         if rows:
             draw = _group_drawer(rows, picked, ylabel=ylabel)
-            pictures[name] = (draw, (wide + 1, 2 + 0.3 * len(rows)))
+            pictures.append(_picture(name, draw, width=wide + 1, height=2 + 0.3 * len(rows)))
     if comparison is not None:
-        pictures["comparison"] = (_comparison_drawer(comparison), (7.5, 7))
+        pictures.append(_picture("comparison", _comparison_drawer(comparison), height=7))
     if experts:
-        pictures["experts_per_token"] = (lambda f: _experts(f, experts), (7.5, 4))
-    paths = []
-    for name, (draw, size) in pictures.items():
-        paths += _save(folder / name, draw, size=size)
-    return paths
+        pictures.append(_picture("experts_per_token", lambda f: _experts(f, experts)))
+    return pictures
 
 
-def draw_live(folder: Path, loads: Sequence[Sequence[float]]) -> list[Path]:
-    """Draw the loads of a running server, L lists of E, as ``load.png`` and ``load.svg``."""
-    size = (7.5, 1.8 + 0.28 * len(loads))
-    return _save(folder / "load", lambda f: _load_map(f, loads), size=size)
+def load_picture(loads: Sequence[Sequence[float]]) -> Picture:
+    """Return the map of loads, L lists of E."""
+    return _picture("load", lambda f: _load_map(f, loads), height=1.8 + 0.28 * len(loads))
 
 
 def _load_map(figure: "Figure", loads: Sequence[Sequence[float]]) -> None:
@@ -233,7 +215,7 @@ def _picked_layers(num_layers: int) -> list[int]:
     return sorted({0, (num_layers - 1) // 2, num_layers - 1})
 
 
-def _save(stem: Path, draw: Draw, *, size: tuple[float, float]) -> list[Path]:
-    figure = new_figure(width=size[0], height=size[1])
-    draw(figure)
-    return save_picture(figure, stem.parent, stem.name)
+def _picture(name: str, draw: Draw, *, width: float = 7.5, height: float = 4) -> Picture:
+    # The page has charts of its own with their words; these are for documents and talks.
+    alt = name.replace("_", " ")
+    return Picture(name=name, alt=alt, draw=draw, width=width, height=height)

@@ -1,7 +1,8 @@
 """The report as Markdown tables; every number in them comes from the report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from mixtral.reports.markdown import markdown_table
 from mixtral.routing.comparison import RoutingComparison
 from mixtral.routing.experts_per_token import ExpertsPerToken
 from mixtral.routing.live import LiveLayer
@@ -189,21 +190,3 @@ def percent(share: float | None) -> str:
     ('46.4 %', '')
     """
     return "" if share is None else f"{100 * share:.1f} %"
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column is text and whose other columns are numbers.
-
-    >>> print(markdown_table(("layer", "load"), [("0", "1.00")]), end="")
-    | layer | load |
-    |---|--:|
-    | 0 | 1.00 |
-    """
-    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
-    first, rule, *others = (" | ".join(_escape(cell) for cell in line) for line in lines)
-    body = [f"| {line} |" for line in (first, *others)]
-    return "\n".join([body[0], f"|{rule.replace(' ', '')}|", *body[1:]]) + "\n"
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")

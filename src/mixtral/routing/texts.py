@@ -1,7 +1,6 @@
 """The texts of a report: files and folders, each a domain of its own (books, code, maths, ...)."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,11 +103,6 @@ def sequences_of(
     return {domain.name: DomainSequences(domain, read, max_tokens=max_tokens) for domain in domains}
 
 
-def file_hashes(files: Iterable[Path]) -> Mapping[str, str]:
-    """Return the sha256 of each file in hexadecimal digits, by its path as it was given."""
-    return {str(file): _sha256(file) for file in files}
-
-
 def _find_domain(argument: str) -> Domain:
     name, equals, rest = argument.partition("=")
     is_named = bool(equals and name) and not Path(argument).expanduser().exists()
@@ -127,8 +121,3 @@ def _find_domain(argument: str) -> Domain:
 def _is_text(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     return file.is_file() and not hidden
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,7 +22,11 @@ from mixtral.server.health_routes import health_router
 from mixtral.server.model_routes import model_router
 from mixtral.server.openapi import document
 from mixtral.server.paths import ForgivingPaths
+from mixtral.server.playground_routes import playground_router
+from mixtral.server.rag_routes import rag_router
+from mixtral.server.routing_routes import routing_router
 from mixtral.server.service import Service
+from mixtral.server.status_routes import status_router
 from mixtral.server.token_routes import token_router
 
 logger = logging.getLogger(__name__)
@@ -48,11 +52,15 @@ def create_app(service: Service) -> FastAPI:
         embedding_router,
         model_router,
         token_router,
+        rag_router,
+        routing_router,
         health_router,
+        status_router,
     ):
         app.include_router(make_router(service))
     app.include_router(absent_router())
     app.include_router(docs_router())
+    app.include_router(playground_router())
     app.add_middleware(ForgivingPaths)
     app.add_exception_handler(ApiError, _on_error)
     app.add_exception_handler(Error, _on_error)

@@ -8,7 +8,7 @@ outside part, and its policy forbids the browser to load one.
 from importlib.resources import files
 
 from fastapi import APIRouter
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
@@ -18,16 +18,12 @@ CONTENT_SECURITY_POLICY = (
 
 
 def docs_router() -> APIRouter:
-    """Return the route of the page, and the way to it."""
+    """Return the route of the page."""
     router = APIRouter(include_in_schema=False)
     page = files("mixtral.server").joinpath("docs.html").read_text(encoding="utf-8")
 
     @router.get("/docs")
     async def docs() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
-
-    @router.get("/")
-    async def root() -> Response:
-        return RedirectResponse("/docs")
 
     return router

@@ -1,8 +1,9 @@
 """From a request that is built to the answer that is sent: what all generating routes share."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -44,6 +45,8 @@ class Generation:
     """Whether they go out in pieces."""
     include_usage: bool
     """Whether the usage of a stream goes out in a piece of its own."""
+    opening: Mapping[str, Any] | None = None
+    """What a stream begins with before anything is made; None: nothing."""
 
 
 async def respond(request: Request, generation: Generation, service: Service) -> Response:
@@ -86,6 +89,8 @@ async def _events(
     begun: set[int] = set()
     is_complete = False
     try:
+        if generation.opening is not None:
+            yield event(generation.opening)
         async for chunk in source:
             progress.push(chunk)
             num_running -= chunk.finish_reason is not None

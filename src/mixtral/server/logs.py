@@ -28,7 +28,7 @@ ACCESS_LOGGER = "mixtral.access"
 CURRENT_REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 """Id of the request in whose task we are; every line that is logged there says it."""
 
-_QUIET_PATHS = ("/health", "/ready", "/metrics")
+_QUIET_PATHS = ("/health", "/ready", "/metrics", "/v1/status")
 _CLIENT_GONE = 499  # nginx's number for a client that left before its answer began.
 
 

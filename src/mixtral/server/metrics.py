@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from mixtral.server.logs import RequestRecord
+from mixtral.server.recent import Recent
 
 if TYPE_CHECKING:
     from mixtral.async_llm import EngineStats, StepReport
@@ -36,6 +37,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.recent = Recent()
+        """The last seconds, for ``/v1/status``."""
         self._requests = self._counter(
             "requests", "Requests answered.", ("route", "method", "status", "key")
         )
@@ -72,6 +75,9 @@ class Metrics:
         self._step_sequences.observe(report.num_sequences)
         self._step_tokens.observe(report.num_tokens)
         self._prefill_tokens.inc(report.num_prefill_tokens)
+        self.recent.note_step(
+            num_input_tokens=report.num_prefill_tokens, num_output_tokens=report.num_output_tokens
+        )
 
     def observe_request(self, record: RequestRecord) -> None:
         """Count a request that is over."""
@@ -85,6 +91,7 @@ class Metrics:
         """Count the times of one generation; None for those it did not reach."""
         if ttft_s is not None:
             self._ttft.observe(ttft_s)
+            self.recent.note_first_token(ttft_s)
         if tpot_s is not None:
             self._tpot.observe(tpot_s)
         if e2e_s is None:

@@ -35,13 +35,19 @@ from mixtral.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-PROBES = frozenset({"/health", "/ready", "/metrics"})
+PROBES = frozenset({"/health", "/ready", "/metrics", "/v1/status"})
 """Paths that are answered to the end, also while the server is about to stop."""
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {"/", "/playground", "/health", "/ready", "/status", "/docs", "/redoc", "/openapi.json"}
+)
 """Paths that need no key: they say nothing about anybody, and cost nothing."""
 
-_OPEN_PREFIX = "/docs/"  # The files of the page /docs.
+UPLOAD_PATH = "/v1/rag/documents"
+"""The path whose bodies are files, which have a limit of their own."""
+
+_METRICS = frozenset({"/metrics", "/v1/status"})
+_OPEN_PREFIXES = ("/docs/", "/playground/", "/status/")  # The files of these pages.
 _DRAIN_RETRY_S = 5  # About what a restart of a small model takes.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -77,17 +83,18 @@ def protect(
     app = BodyReader(
         app,
         max_bytes=settings.max_body_bytes,
+        larger={UPLOAD_PATH: settings.max_upload_bytes},
         timeout_s=settings.body_timeout_s,
         keeps_text=settings.log_prompts,
     )
-    open_paths = OPEN_PATHS | {"/metrics"} if settings.metrics_without_key else OPEN_PATHS
+    open_paths = OPEN_PATHS | _METRICS if settings.metrics_without_key else OPEN_PATHS
     app = KeyCheck(app, keys=keys, open_paths=open_paths)
     app = DrainCheck(app, traffic=traffic or Traffic())
     if settings.cors_origins:
         app = Cors(
             app,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST", "OPTIONS"),
+            allow_methods=("GET", "POST", "DELETE", "OPTIONS"),
             allow_headers=("*",),
             expose_headers=("X-Request-Id", "Retry-After"),
         )
@@ -198,7 +205,7 @@ class KeyCheck:
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
-        return path in self._open_paths or path.startswith(_OPEN_PREFIX)
+        return path in self._open_paths or path.startswith(_OPEN_PREFIXES)
 
 
 class Cors(CORSMiddleware):

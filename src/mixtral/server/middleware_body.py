@@ -7,7 +7,7 @@ is that the client has left.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from mixtral.server.errors import error_response
 from mixtral.server.keys import ApiKey
 from mixtral.server.limits import LimitReached, Limits
 from mixtral.server.logs import record_of
+from mixtral.server.paths import usual_path
 
 _LONGEST_LOGGED_BODY = 100_000  # characters
 
@@ -31,15 +32,23 @@ class BodyReader:
     Args:
         app: What is inside.
         max_bytes: Largest body.
+        larger: Paths with a limit of their own.
         timeout_s: Seconds in which a body must be here.
         keeps_text: Whether the record gets the body, for the log.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_bytes: int, timeout_s: float, keeps_text: bool = False
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        larger: Mapping[str, int] | None = None,
+        keeps_text: bool = False,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._larger = larger or {}
         self._timeout_s = timeout_s
         self._keeps_text = keeps_text
 
@@ -48,12 +57,13 @@ class BodyReader:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if int(Headers(scope=scope).get("content-length", "0")) > self._max_bytes:
-            await self._too_large()(scope, receive, send)
+        max_bytes = self._larger.get(usual_path(scope["path"]), self._max_bytes)
+        if int(Headers(scope=scope).get("content-length", "0")) > max_bytes:
+            await _too_large(max_bytes)(scope, receive, send)
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                body = await self._read(receive)
+                body = await _read(receive, max_bytes)
         except _ClientGone:
             return
         except TimeoutError:
@@ -63,36 +73,38 @@ class BodyReader:
             await response(scope, receive, send)
             return
         if body is None:
-            await self._too_large()(scope, receive, send)
+            await _too_large(max_bytes)(scope, receive, send)
             return
         if self._keeps_text and body:
             text = body.decode("utf-8", errors="replace")
             record_of(scope).body = text[:_LONGEST_LOGGED_BODY]
         await self._app(scope, _Replay(body, receive), send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body; None if it is too large."""
-        message = await receive()
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            if message["type"] == "http.disconnect":
-                raise _ClientGone
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._max_bytes:
-                return None
-            parts.append(part)
-            if not message.get("more_body", False):
-                return part if len(parts) == 1 else b"".join(parts)
-            message = await receive()
 
-    def _too_large(self) -> Response:
-        return error_response(
-            413,
-            f"the body is larger than {self._max_bytes / 1e6:g} MB; send less at a time.",
-            code="body_too_large",
-        )
+async def _read(receive: Receive, max_bytes: int) -> bytes | None:
+    """Return the body; None if it is too large."""
+    message = await receive()
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return part if len(parts) == 1 else b"".join(parts)
+        message = await receive()
+
+
+def _too_large(max_bytes: int) -> Response:
+    return error_response(
+        413,
+        f"the body is larger than {max_bytes / 1e6:g} MB; send less at a time.",
+        code="body_too_large",
+    )
 
 
 class _Replay:

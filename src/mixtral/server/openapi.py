@@ -27,6 +27,19 @@ from mixtral.server.schemas_answers import (
 from mixtral.server.schemas_answers_chat import ChatCompletionAnswer, ChatCompletionPiece
 from mixtral.server.schemas_chat import ChatCompletionRequest
 from mixtral.server.schemas_embeddings import EmbeddingRequest
+from mixtral.server.schemas_rag import (
+    RagAddedList,
+    RagAnswerBody,
+    RagAskRequest,
+    RagDeleted,
+    RagDocumentList,
+    RagDocumentText,
+    RagPiece,
+    RagSearchAnswer,
+    RagSearchRequest,
+)
+from mixtral.server.schemas_routing import RouteAnswer, RouteRequest
+from mixtral.server.schemas_status import ServerStatus
 from mixtral.server.schemas_text import (
     CompletionRequest,
     DetokenizeRequest,
@@ -55,6 +68,18 @@ _SCHEMAS: tuple[type[BaseModel], ...] = (
     FIMCompletionRequest,
     ModelCard,
     ModelListAnswer,
+    RagAddedList,
+    RagAnswerBody,
+    RagAskRequest,
+    RagDeleted,
+    RagDocumentList,
+    RagDocumentText,
+    RagPiece,
+    RagSearchAnswer,
+    RagSearchRequest,
+    RouteAnswer,
+    RouteRequest,
+    ServerStatus,
     StatusAnswer,
     TextAnswer,
     TextCompletionAnswer,
@@ -76,14 +101,29 @@ def body_of(schema: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def upload_body(field: str) -> dict[str, Any]:
+    """Return FastAPI's ``openapi_extra`` for a form with one or more files in one field."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    schema = {
+        "type": "object",
+        "properties": {field: {"type": "array", "items": file, "description": "Files."}},
+        "required": [field],
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
 def answers(schema: type[BaseModel], *, errors: Sequence[int] = (400, 401, 422, 429)) -> Responses:
     """Return FastAPI's ``responses`` for a JSON answer and its errors."""
     return {200: _content(schema, "The answer."), **error_answers(errors)}
 
 
-def stream_answers(whole: type[BaseModel], piece: type[BaseModel]) -> Responses:
+def stream_answers(
+    whole: type[BaseModel], piece: type[BaseModel], *, more_errors: Sequence[int] = ()
+) -> Responses:
     """Return ``responses`` for an answer that may also come as a stream of pieces."""
-    responses = answers(whole, errors=(400, 401, 408, 413, 415, 422, 429, 503))
+    responses = answers(whole, errors=(400, 401, 408, 413, 415, 422, 429, *more_errors, 503))
     json_text = {
         "type": "string",
         "contentMediaType": "application/json",

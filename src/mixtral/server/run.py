@@ -23,6 +23,7 @@ from mixtral.server.lifecycle import run_app
 from mixtral.server.listen import Door
 from mixtral.server.metrics import Metrics
 from mixtral.server.middleware import protect
+from mixtral.server.rag_store import RagStore
 from mixtral.server.service import Service
 from mixtral.server.settings import ServerSettings
 
@@ -53,7 +54,8 @@ def serve(
             are answered.
 
     Raises:
-        ConfigError: An alias, an adapter's name or the embedding model does not fit.
+        ConfigError: An alias, an adapter's name, the embedding model or the folder of documents
+            does not fit.
         EngineDead: The engine failed while serving.
         Error: The model could not be loaded.
     """
@@ -61,16 +63,20 @@ def serve(
     aliases = settings.aliases_for(name)
     settings.check_adapter_names(name)
     metrics = Metrics()
+    embedder = _find_embedder(settings)
+    # Before the model, which may take minutes.
+    rag = None if settings.rag is None else RagStore.open(settings.rag, embedder)
     llm = AsyncLLM(load(), max_waiting=settings.max_waiting, on_step=metrics.observe_step)
     service = Service(
         llm=llm,
         model_name=name,
         aliases=aliases,
-        embedder=_find_embedder(settings),
+        embedder=embedder,
         settings=settings,
         keys=door.keys,
         created=int(time.time()),
         adapters=settings.adapters,
+        rag=rag,
         metrics=metrics,
     )
 
@@ -132,5 +138,7 @@ async def _close(service: Service) -> None:
             # One that is being loaded, perhaps downloaded, ends with the process.
             if service.embedder is not None and service.embedder.is_loaded:
                 await service.embedder.close()
+            if service.rag is not None:
+                await service.rag.close()
     except TimeoutError:
         logger.warning("the engine did not stop within %g s", _CLOSE_TIMEOUT_S)

@@ -13,6 +13,7 @@ from mixtral.server.settings import ServerSettings
 if TYPE_CHECKING:
     from mixtral.async_llm import AsyncLLM
     from mixtral.embed import AsyncEmbedder
+    from mixtral.server.rag_store import RagStore
 
 INVALID_MODEL_CODE = "1500"
 """Mistral's code for a model that it does not know."""
@@ -49,6 +50,8 @@ class Service:
     """When the server started, Unix seconds; the age of its models."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Names of adapters, in the order in which the model has them, each with its folder."""
+    rag: "RagStore | None" = None
+    """The documents of ``/v1/rag``; None: these paths say how to get some."""
     metrics: Metrics = field(default_factory=Metrics)
     """Counters; its ``observe_step`` is the ``on_step`` that the AsyncLLM is made with."""
 

@@ -54,7 +54,7 @@ class ServerSettings:
     allow_no_key: bool = False
     """Serve other machines without any API key."""
     metrics_without_key: bool = False
-    """Answer /metrics without an API key."""
+    """Answer /metrics and /v1/status without an API key."""
     served_model_name: str | None = None
     """Name of the model in the API; without it, the last part of what --model says."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +65,8 @@ class ServerSettings:
     """Answer to the model names of Mistral's guides, such as mistral-small."""
     embedding_model: str | None = None
     """Folder or hub id of a sentence-transformers model; without it all-MiniLM-L6-v2; or none."""
+    rag: str | None = None
+    """Folder of the documents of /v1/rag, as mixtral rag add makes it; made if it is not there."""
     max_num_seqs: int = 64
     """Answers made at the same time."""
     max_waiting: int = 256
@@ -77,6 +79,8 @@ class ServerSettings:
     """Tokens guessed per step by prompt lookup; 0 guesses none. Answers stay the same."""
     max_body_mb: float = 4.0
     """Largest body of a request, in units of 1,000,000 bytes; larger ones get 413."""
+    max_upload_mb: float = 50.0
+    """Largest upload to /v1/rag/documents, in units of 1,000,000 bytes; larger ones get 413."""
     max_messages: int = 2048
     """Most messages of one conversation."""
     max_json_depth: int = 64
@@ -120,6 +124,11 @@ class ServerSettings:
     def max_body_bytes(self) -> int:
         """Largest body of a request in bytes."""
         return int(self.max_body_mb * 1_000_000)
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Largest upload of documents in bytes."""
+        return int(self.max_upload_mb * 1_000_000)
 
     def aliases_for(self, model_name: str) -> dict[str, str]:
         """Return all other names of the served model, each with that model's name.
@@ -169,6 +178,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "max_num_batched_tokens": (16, 65536),
     "speculative": (0, 16),
     "max_body_mb": (0.001, 1000),
+    "max_upload_mb": (0.001, 1000),
     "max_messages": (1, 1_000_000),
     "max_json_depth": (8, 1000),
     "header_timeout_s": (0.1, 3600),

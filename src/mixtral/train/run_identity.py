@@ -5,32 +5,27 @@ meanwhile. Two kinds of things decide them:
 
 * settings: the stage and the fields of the recipe, except those of ``_FREE``, which may change;
 * files: the data and the weights to start from. They are told apart by what is in them, not by
-  their paths, so a folder may move and a file that was written anew is noticed.
+  their paths (``mixtral.fingerprint``), so a folder may move and a file that was written anew is
+  noticed.
 
 Both stand in ``run.json`` in the folder of the run, from before its first step. So what lies in the
 folder can be told to be of this run, even if it was stopped before its first state.
-
-A file of up to 64 MiB is read whole; of a larger one the size and 256 evenly spaced pieces count,
-so that the weights of an 8x7B take seconds and not minutes.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from mixtral.errors import ConfigError
+from mixtral.fingerprint import fingerprint
 from mixtral.train.recipe import FILE_FIELDS, TrainRecipe
 
 _FREE = ("output", "log_every", "checkpoint_every", "keep_best", "tensorboard", "parallel")
 # Named by their contents, or, as the cache, without influence on what is learned.
 _NO_SETTINGS = (*_FREE, *FILE_FIELDS, "init_from", "lora.expert_loads", "dpo.reference_cache")
-_PIECE_BYTES = 2**18
-_NUM_PIECES = 256
-_NO_WEIGHTS = (".md", ".txt", ".png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,37 +115,6 @@ def settings_of(recipe: TrainRecipe, stage: str) -> dict[str, Any]:
     """Return stage and settings of a run as JSON gives them back."""
     values = {"stage": stage, **dataclasses.asdict(recipe)}
     return _decisive(json.loads(json.dumps(values)))
-
-
-def fingerprint(path: Path) -> str:
-    """Return a hash of a file, or of the files in a folder, see the module.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for file in _files_of(path) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        digest.update(f"{'' if file == path else file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            for begin in _piece_begins(size):
-                stream.seek(begin)
-                digest.update(stream.read(_PIECE_BYTES))
-    return digest.hexdigest()
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """Return what decides a model, weights and tokenizer, and not what only describes it."""
-    found = (path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-    return sorted(path for path in found if path.suffix.lower() not in _NO_WEIGHTS)
-
-
-def _piece_begins(size: int) -> Iterator[int]:
-    if size <= _NUM_PIECES * _PIECE_BYTES:
-        yield from range(0, size, _PIECE_BYTES)
-    else:
-        last = size - _PIECE_BYTES
-        yield from (last * piece // (_NUM_PIECES - 1) for piece in range(_NUM_PIECES))
 
 
 def _decisive(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,26 @@
-"""What ``mixtral passkey`` and ``mixtral perplexity`` share: progress, provenance, output."""
+"""What the commands that measure a model share: options, progress, what is recorded, output."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mixtral.cli.console import note, print_json, stderr_console, write_file
+from mixtral.cli.console import note, print_json, spinner, stderr_console
 from mixtral.cli.options import ModelOptions
-from mixtral.errors import ConfigError
 from mixtral.model_source import is_hub_id
+
+if TYPE_CHECKING:
+    from mixtral.llm import LLM
+    from mixtral.reports.report import Report
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="Write results, table and pictures here."),
+    typer.Option(
+        "--out", metavar="FOLDER", help="Write the report here: numbers, tables, pictures, a page."
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the results as one JSON object, not as a table.")
@@ -24,20 +28,23 @@ JsonOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Same seed, same measurement.")]
 
 
-def check_out(out: Path | None) -> None:
-    """Check that a folder for results can be one, before the work and not after it.
+def check_out(out: Path | None, *, kind: str) -> None:
+    """Check that a folder can take a report, before the work and not after it.
 
     Raises:
-        ConfigError: It is a file.
+        ConfigError: It is a file, or holds a report of another kind.
     """
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"out is {out}, which is a file; name a folder.")
+    if out is not None:
+        from mixtral.reports.folder import check_folder
+
+        check_folder(out, kind=kind)
 
 
 def describe(model: ModelOptions, *, adapter: str | None) -> dict[str, Any]:
     """Return which weights are measured and how they are held, as JSON values."""
     from mixtral.checkpoint import resolve_model_path
-    from mixtral.eval.provenance import describe_model, hash_file
+    from mixtral.fingerprint import hash_file
+    from mixtral.reports.provenance import describe_model
 
     name = str(resolve_model_path(model.model)) if is_hub_id(model.model) else model.model
     is_random = model.model.startswith("random:")
@@ -65,6 +72,24 @@ def model_title(model: ModelOptions, *, adapter: str | None) -> str:
     return " ".join(part for part in parts if part)
 
 
+def record_cost(llm: "LLM", *, is_kept: bool) -> dict[str, Any]:
+    """Return what stands beside a quality: parameters, bytes and speed, as JSON values.
+
+    Args:
+        llm: The model, when nobody else uses it; its first adapter is used, if it has one.
+        is_kept: Whether the results are written or printed as numbers; otherwise nothing is timed.
+    """
+    from mixtral.eval.model_facts import describe_weights, measure_speed
+
+    cost: dict[str, Any] = {"weights": describe_weights(llm), "speed": None}
+    if is_kept:
+        adapter = next(iter(llm.requests.adapters), None)
+        with spinner("timing the model"):
+            speed = measure_speed(llm, adapter=adapter)
+        cost["speed"] = speed and speed.as_dict()
+    return cost
+
+
 @contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function that shows how much is done of how much; silent where nobody looks."""
@@ -83,36 +108,23 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def write_results(
-    out: Path, values: dict[str, Any], *, table: str, draw: Callable[[], object] | None
-) -> None:
-    """Write ``results.json``, ``table.md`` and the pictures into a folder.
+def give_report(report: "Report", *, out: Path | None, as_json: bool) -> None:
+    """Write a report, if there is a folder for it, and print it: tables, or one JSON object."""
+    from mixtral.reports.folder import write_report
+    from mixtral.reports.markdown import markdown
 
-    Args:
-        out: The folder; made if it is not there.
-        values: The results as JSON values.
-        table: The same for people, Markdown.
-        draw: Writes the pictures; None draws nothing.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "results.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    write_file(out / "table.md", table)
-    if draw is None:
-        return
-    try:
-        draw()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "matplotlib":
-            raise
-        note("no pictures were drawn, matplotlib is missing: pip install 'mixtral[train]'.")
-
-
-def print_results(values: dict[str, Any], *, table: str, as_json: bool) -> None:
-    """Print the results: one JSON object, or the table."""
+    if out is not None:
+        say_written(out, is_drawn=write_report(out, report))
     if as_json:
-        print_json(values)
+        print_json(report.as_dict())
     else:
-        typer.echo(table, nl=False)
+        typer.echo(markdown(report.blocks), nl=False)
+
+
+def say_written(out: Path, *, is_drawn: bool) -> None:
+    """Say where a report is, and whether pictures are missing."""
+    from mixtral.reports.pictures import NO_PICTURES
+
+    if not is_drawn:
+        note(NO_PICTURES)
+    note(f"wrote {out}; open {out / 'index.html'}")

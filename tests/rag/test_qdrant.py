@@ -1,0 +1,156 @@
+"""A collection in Qdrant is the same collection; its client's local mode stands in for a server."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+pytest.importorskip("Stemmer", reason="the extra qdrant is not installed")
+
+from mixtral.errors import ConfigError
+from mixtral.rag import Collection, CollectionSettings
+from tests.rag.documents_for_tests import embed
+
+SMALL = CollectionSettings(chunk_tokens=16, overlap_tokens=0)
+TEXTS = {
+    "moon.txt": "The moon goes around the earth in 27 days. It is made of rock and of dust.",
+    "bread.txt": "Bread is baked from flour, water and salt. The oven is hot.",
+    "router.txt": "The router chooses two experts for each token. Error E4711 is rare.",
+}
+
+
+def open_at(
+    place: str | Path,
+    *,
+    name: str = "hash",
+    embedder: Callable[[Sequence[str]], NDArray[np.float32]] = embed,
+    settings: CollectionSettings | None = SMALL,
+    create: bool = True,
+) -> Collection:
+    return Collection(place, embed=embedder, embedder_name=name, settings=settings, create=create)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"qdrant://{tmp_path / 'qdrant'}"
+
+
+@pytest.fixture
+def filled(url: str) -> Iterator[Collection]:
+    with open_at(url) as collection:
+        for name, text in TEXTS.items():
+            assert collection.add_bytes(name, text.encode()).status == "added"
+        yield collection
+
+
+def test_finds_what_the_local_store_finds(filled: Collection, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra rag is not installed")
+    # By similarity alone: the two count words in their own ways.
+    settings = CollectionSettings(chunk_tokens=16, overlap_tokens=0, keyword_weight=0)
+    with open_at(tmp_path / "store", settings=settings) as local:
+        for name, text in TEXTS.items():
+            local.add_bytes(name, text.encode())
+        filled._store.settings = settings
+        for question in ("what is bread made of", "moon", "experts of a token"):
+            expected, found = local.search(question), filled.search(question)
+            assert [(p.source, p.start, p.end, p.text) for p in found] == [
+                (p.source, p.start, p.end, p.text) for p in expected
+            ]
+            assert [p.score for p in found] == pytest.approx([p.score for p in expected], abs=1e-5)
+        ours, theirs = filled.documents(), local.documents()
+        assert [(d.source, d.num_chunks, d.sha256) for d in ours] == [
+            (d.source, d.num_chunks, d.sha256) for d in theirs
+        ]
+
+
+def test_words_and_stems_are_found(filled: Collection) -> None:
+    assert "E4711" in filled.search("e4711", limit=1)[0].text
+    assert filled.search("baking", limit=1)[0].source == "bread.txt"
+
+
+def test_unchanged_updated_and_removed(filled: Collection) -> None:
+    assert filled.add_bytes("moon.txt", TEXTS["moon.txt"].encode()).status == "unchanged"
+    assert filled.add_bytes("moon.txt", b"Green cheese.").status == "updated"
+    texts = [passage.text for passage in filled.search("moon earth rock cheese", limit=20)]
+    assert "Green cheese." in texts
+    assert not any("rock" in text for text in texts)
+    assert filled.remove(["moon.txt"]) == 1
+    assert [document.source for document in filled.documents()] == ["bread.txt", "router.txt"]
+    assert {passage.source for passage in filled.search("cheese", limit=20)} == {
+        "bread.txt",
+        "router.txt",
+    }
+
+
+def test_chunks_of_a_version_that_was_not_finished_are_not_found(
+    filled: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mixtral.rag import qdrant_points
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(qdrant_points, "document_point", die)
+        with pytest.raises(KeyboardInterrupt):
+            filled.add_bytes("moon.txt", b"Half a version of the moon.")
+        with pytest.raises(KeyboardInterrupt):
+            filled.add_bytes("new.txt", b"Half a version of a new one.")
+    found = filled.search("half a version of the moon", limit=20)
+    assert "moon.txt" in {passage.source for passage in found}
+    assert not any("Half" in passage.text for passage in found)
+    assert filled.add_bytes("new.txt", b"A whole version of a new one.").status == "added"
+    assert sum("new" in passage.source for passage in filled.search("version", limit=20)) == 1
+
+
+def test_collection_opens_again_and_is_embedded_again(filled: Collection, url: str) -> None:
+    filled.close()
+
+    def wider(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.concatenate([embed(texts)] * 2, axis=1) / np.float32(2**0.5)
+
+    with open_at(url, name="wide", embedder=wider, settings=None, create=False) as collection:
+        assert collection.settings.chunk_tokens == 16
+        with pytest.raises(ConfigError, match="hash with 64"):
+            collection.search("moon")
+        num = collection.reindex(CollectionSettings(chunk_tokens=64, overlap_tokens=0))
+        assert num == 3
+        assert len(collection.documents()) == 3
+        assert collection.search("bread and flour", limit=1)[0].source == "bread.txt"
+    with open_at(url, name="wide", embedder=wider, settings=None) as collection:
+        assert collection.settings.chunk_tokens == 64
+        assert len(collection.search("moon", limit=9)) == 3
+
+
+def test_reindex_that_fails_leaves_everything_as_it_was(filled: Collection) -> None:
+    expected = filled.search("bread and flour")
+    with pytest.raises(ZeroDivisionError), filled._store.rewriting(SMALL, filled._models.mark()):
+        raise ZeroDivisionError
+    assert filled.search("bread and flour") == expected
+
+
+def test_empty_missing_and_unreachable_collections(url: str) -> None:
+    with pytest.raises(ConfigError, match="has no collection"):
+        open_at(url, create=False)
+    with open_at(url) as collection:
+        assert collection.documents() == []
+        assert collection.search("anything") == []
+        assert collection.remove([]) == 0
+        with pytest.raises(ConfigError, match="no document"):
+            collection.text_of("not hexadecimal")
+    with pytest.raises(ConfigError, match="names no folder"):
+        open_at("qdrant://")
+    with pytest.raises(ConfigError, match=r"Qdrant at http://127\.0\.0\.1:9/x cannot be used"):
+        open_at("http://127.0.0.1:9/x")
+
+
+# The client leaves its lock file open when it finds the folder locked.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_folder_that_is_open_already_is_said(url: str) -> None:
+    with open_at(url), pytest.raises(ConfigError, match=r"cannot be used.*already accessed"):
+        open_at(url)
+    gc.collect()
