@@ -16,7 +16,9 @@ tells what it found.
 
 import argparse
 import dataclasses
+import functools
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -330,15 +332,19 @@ def _load_theirs(case: Case) -> tuple[Score, Logits]:
     import transformers
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = _their_model(case)
     # The harness insists on a tokenizer; it gets token ids and never asks it anything.
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     idle = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
 
+    @functools.cache
+    def backend(batch: int) -> HFLM:
+        return HFLM(pretrained=model, tokenizer=idle, batch_size=batch, max_length=CONTEXT)
+
     def score(pairs: Sequence[Pair], batch: int) -> list[tuple[float, bool]]:
-        lm = HFLM(pretrained=model, tokenizer=idle, batch_size=batch, max_length=CONTEXT)
         requests = [((str(n), ""), *pair) for n, pair in enumerate(pairs)]
-        return lm._loglikelihood_tokens(requests, disable_tqdm=True)
+        return backend(batch)._loglikelihood_tokens(requests, disable_tqdm=True)
 
     @torch.inference_mode()
     def logits(token_ids: Sequence[int]) -> np.ndarray:

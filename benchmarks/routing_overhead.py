@@ -53,9 +53,9 @@ class Case:
 
 
 CASES = {
-    "nano": Case(model="nano", rounds=15, steps=30),
-    "nano-int4": Case(model="nano", quantization="int4", rounds=15, steps=30),
-    "8x7b-int4": Case(model="random:8x7b", quantization="int4", layers=2, rounds=9, steps=3),
+    "nano": Case(model="nano", rounds=9, steps=12),
+    "nano-int4": Case(model="nano", quantization="int4", rounds=9, steps=12),
+    "8x7b-int4": Case(model="random:8x7b", quantization="int4", layers=2, rounds=9, steps=1),
 }
 BATCHES = (1, 8, 32)
 

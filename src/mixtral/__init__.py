@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mixtral.engine import SamplingParams
     from mixtral.llm import LLM
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "LLM",

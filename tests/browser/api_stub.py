@@ -1,7 +1,7 @@
 """The API as a test wants it to answer instead of the server; the page stays the real one."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,10 @@ def piece(
     }
 
 
-def text_answer(*texts: str) -> list[dict[str, Any]]:
+def text_answer(*texts: str, usage: Mapping[str, int] = USAGE) -> list[dict[str, Any]]:
     """The events of an answer in these pieces."""
     first = piece({"role": "assistant", "content": ""})
-    last = piece({"content": ""}, finish_reason="stop", usage=USAGE)
+    last = piece({"content": ""}, finish_reason="stop", usage=usage)
     return [first, *(piece({"content": text}) for text in texts), last]
 
 

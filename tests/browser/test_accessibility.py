@@ -28,7 +28,7 @@ def test_nobody_is_kept_out_of_a_view(
     VIEWS[name](page)
     assert problems_of(page) == []
     page.emulate_media(color_scheme="dark")
-    assert problems_of(page) == []
+    assert problems_of(page, only="color-contrast") == []  # Nothing else depends on the theme.
     excess = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert excess <= 0, "the page is wider than the window"
 

@@ -26,7 +26,7 @@ def read_text(page: "Page") -> Any:
 def drawn(page: "Page") -> list[dict[str, str]]:
     found: list[dict[str, str]] = page.get_by_test_id("token").evaluate_all(
         "all => all.map(one => ({ classes: one.className, label: one.ariaLabel,"
-        " number: one.querySelector('sub').textContent }))"
+        " seen: one.innerText, number: one.querySelector('sub').textContent }))"
     )
     return found
 
@@ -39,6 +39,7 @@ def check_colours(page: "Page", route: Any, layer: int) -> None:
     ):
         first = ids[layer][0]
         assert token["number"] == str(first)
+        assert token["label"].startswith(f"{token['seen']}: ")
         assert f"expert-{first % COLOURS}" in token["classes"].split()
         for expert, weight in zip(ids[layer], weights[layer], strict=True):
             assert f"expert {expert} with {100 * weight:.0f} %" in token["label"]
@@ -48,13 +49,12 @@ def test_tokens_have_the_colours_of_their_first_expert_at_the_chosen_layer(page:
     route = read_text(page)
     check_colours(page, route, layer=0)
     slider = page.get_by_test_id("layer")
-    assert slider.get_attribute("max") == str(route["num_layers"])
+    last = route["num_layers"] - 1
+    assert slider.get_attribute("max") == str(last)
     slider.focus()
     page.keyboard.press("End")
-    assert slider.get_attribute("aria-valuetext") == (
-        f"Layer {route['num_layers']} of {route['num_layers']}"
-    )
-    check_colours(page, route, layer=route["num_layers"] - 1)
+    assert slider.get_attribute("aria-valuetext") == f"Layer {last} (0 to {last})"
+    check_colours(page, route, layer=last)
 
 
 def test_colours_of_experts_differ(page: "Page") -> None:
@@ -73,6 +73,7 @@ def test_pointing_at_a_token_shows_its_experts_and_weights_in_all_layers(page: "
     assert len(rows) == route["num_layers"]
     for layer, row in enumerate(rows):
         ids, weights = route["expert_ids"][2][layer], route["routing_weights"][2][layer]
+        assert row.locator("th").inner_text() == str(layer)
         cells = row.locator("td").all_inner_texts()
         assert [int(cell.split()[0]) for cell in cells] == ids
         assert [cell.split()[1] for cell in cells] == [f"{100 * w:.0f}" for w in weights]
@@ -116,7 +117,7 @@ def test_the_load_of_the_server_goes_on_live(page: "Page") -> None:
         "[...document.querySelectorAll('#live-heat td')].some(td => !/^0 /.test(td.textContent))",
     )
     rows = page.get_by_test_id("live-heat").locator("tbody tr")
-    assert rows.count() == route["num_layers"]
+    assert rows.locator("th").all_inner_texts() == [str(i) for i in range(route["num_layers"])]
     shares = [int(text.split()[0]) for text in rows.first.locator("td").all_inner_texts()]
     assert len(shares) == route["num_experts"]
     assert sum(shares) == pytest.approx(100, abs=len(shares) / 2)

@@ -32,6 +32,7 @@ def route(x, gate, k=2):
 
 > See [the paper](https://arxiv.org/abs/2401.04088), section 2.1; the call is `route(x, gate)`.
 """
+ANSWER_USAGE = {"prompt_tokens": 12, "completion_tokens": 204, "total_tokens": 216}
 TOOLS = json.dumps(
     [
         {
@@ -158,7 +159,8 @@ def show_welcome(page: "Page") -> None:
 
 
 def show_chat(page: "Page") -> None:
-    ChatStub([text_answer(*ANSWER.splitlines(keepends=True))]).attach(page)
+    lines = ANSWER.splitlines(keepends=True)
+    ChatStub([text_answer(*lines, usage=ANSWER_USAGE)]).attach(page)
     say(page, "What is a mixture of experts?")
     wait_until_answered(page)
 

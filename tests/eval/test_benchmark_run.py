@@ -186,7 +186,7 @@ def test_report_says_at_chance_and_what_was_cut(tmp_path: Path) -> None:
     assert chance.endswith("| at chance |")
     assert good.endswith("| 90.0 % | 82.6 to 94.5 % | 25.0 % | 83.6 % |  |")
     assert none.endswith("| none right |")
-    assert "piqa: 3 prompts were longer than the context" in report.table()
+    assert "piqa: 3 questions were longer than the context" in report.table()
     (picture,) = draw([shares_picture(report, title="tiny")], tmp_path) or ()
     assert b"<svg" in picture.svg
     assert "nq_open 0 %" in picture.alt

@@ -217,3 +217,33 @@ test("a new conversation begins with the options of the last", () => {
   assert.equal(chat.current().options.system, "Be brief.");
   assert.equal(activePath(chat.current().tree).length, 0);
 });
+
+test("all conversations go at once, and whoever watches always finds a current one", async () => {
+  const { chat, store } = started(answering("Hello"));
+  chat.change(store.get().currentId, one => ({ options: { ...one.options, system: "Secret" } }));
+  chat.begin();
+  await chat.send("Hi");
+  const old = store.get().conversations.map(one => one.id);
+  const seen = [];
+  store.watch(() => seen.push(chat.current()?.id));
+  chat.clear();
+  assert.deepEqual(
+    store.get().conversations.map(one => one.id),
+    [store.get().currentId],
+  );
+  assert.ok(!old.includes(store.get().currentId));
+  assert.ok(!JSON.stringify(store.get()).includes("Secret"));
+  assert.ok(seen.length > 0 && seen.every(Boolean));
+});
+
+test("clearing stops the answer that is being made", async () => {
+  const { chat, store } = started(async (_, send, signal) => {
+    send(piece("He"));
+    await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  });
+  const sent = chat.send("Hi");
+  chat.clear();
+  await sent;
+  assert.equal(store.get().running, null);
+  assert.deepEqual(activePath(chat.current().tree), []);
+});

@@ -13,6 +13,7 @@ REQUESTS = (
     "EmbeddingRequest",
     "TokenizeRequest",
     "DetokenizeRequest",
+    "RouteRequest",
 )
 
 

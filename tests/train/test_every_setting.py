@@ -223,7 +223,7 @@ def test_first_weights_are_those_that_are_asked_for(
     token_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(first_model, "init_copying", lambda model, seed: asked.append(seed))
+    monkeypatch.setattr(first_model, "init_copying", lambda model, seed, pieces: asked.append(seed))
     small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16}
     small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512}
     values = token_values | {"init_from": "", "model": "7b", "geometry": small}

@@ -124,7 +124,7 @@ def _row(result: BenchmarkResult) -> tuple[str, ...]:
 
 def _cut_line(result: BenchmarkResult) -> str:
     return (
-        f"{result.name}: {result.num_cut:,} prompts were longer than the context of the model; "
+        f"{result.name}: {result.num_cut:,} questions were longer than the context of the model; "
         "their beginning was left out."
     )
 

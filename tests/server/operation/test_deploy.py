@@ -36,7 +36,9 @@ def test_table_of_settings_is_that_of_today() -> None:
 
 
 def test_every_option_and_variable_in_the_text_exists() -> None:
-    text = PAGE.read_text() + "".join(file.read_text() for file in DEPLOY.iterdir())
+    text = PAGE.read_text() + "".join(
+        file.read_text() for file in DEPLOY.rglob("*") if file.is_file()
+    )
     flags = {flag_of(name) for name in SETTINGS} | {"--config"}
     ours = re.findall(r"(?:serve|`)[^`\n]* (--[a-z-]+)|`(--[a-z-]+)", text)
     others = {"--quantization", "--deploy-hook"}

@@ -158,6 +158,12 @@ export function createChat({
       const made = newConversation(newId(), now(), current()?.options);
       store.set({ conversations: [made, ...store.get().conversations], currentId: made.id });
     },
+    /** End the answer that is being made, forget all conversations, and show a new one without settings. */
+    clear() {
+      abort?.abort();
+      const made = newConversation(newId(), now());
+      store.set({ conversations: [made], currentId: made.id });
+    },
     /** @param {string} text Add what the user says, and answer it. */
     async send(text) {
       const path = activePath(current().tree);

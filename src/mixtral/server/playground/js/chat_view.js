@@ -137,11 +137,12 @@ function mountConversations({ store, chat, storage }) {
     if (running?.conversationId === conversation.id) chat.stop();
     const rest = conversations.filter((/** @type {any} */ one) => one.id !== conversation.id);
     storage.remove(conversation.id);
-    store.set({
-      conversations: rest,
-      currentId: currentId === conversation.id ? (rest[0]?.id ?? "") : currentId,
-    });
-    if (!rest.length) chat.begin();
+    if (!rest.length) chat.clear();
+    else
+      store.set({
+        conversations: rest,
+        currentId: currentId === conversation.id ? rest[0].id : currentId,
+      });
     byId("new-conversation").focus();
   }
 

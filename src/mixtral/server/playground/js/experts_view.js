@@ -44,17 +44,18 @@ export function mountExperts({ store, chat, api }) {
 
   /** @param {number} numLayers */
   function setLayers(numLayers) {
-    if (!numLayers || Number(layerChoice.max) === numLayers) return;
-    layerChoice.max = String(numLayers);
-    layerChoice.value = String(Math.min(Number(layerChoice.value), numLayers));
+    const last = numLayers - 1;
+    if (!numLayers || Number(layerChoice.max) === last) return;
+    layerChoice.max = String(last);
+    layerChoice.value = String(Math.min(Number(layerChoice.value), last));
     setLayer();
   }
 
   function setLayer() {
-    const text = `Layer ${layerChoice.value} of ${layerChoice.max}`;
+    const text = `Layer ${layerChoice.value} (0 to ${layerChoice.max})`;
     setText(byId("layer-name"), text);
     layerChoice.setAttribute("aria-valuetext", text);
-    view.setLayer(Number(layerChoice.value) - 1);
+    view.setLayer(Number(layerChoice.value));
   }
 
   function drawOwnLoads() {

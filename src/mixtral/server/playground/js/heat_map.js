@@ -52,7 +52,7 @@ function build(table, numLayers, numExperts, caption) {
         h(
           "tr",
           {},
-          h("th", { scope: "row" }, String(layer + 1)),
+          h("th", { scope: "row" }, String(layer)),
           ...experts.map(() => h("td", { testid: "heat-cell" })),
         ),
       ),

@@ -131,18 +131,11 @@ function mountTransfer(store, chat, storage) {
     }
   });
   byId("delete-all").addEventListener("click", async () => {
-    const { conversations } = store.get();
-    if (
-      !(await confirmed(
-        `Delete all ${conversations.length} conversations in this browser?`,
-        "Delete all",
-      ))
-    )
-      return;
-    chat.stop();
-    for (const { id } of conversations) storage.remove(id);
-    store.set({ conversations: [], currentId: "" });
-    chat.begin();
+    const number = store.get().conversations.length;
+    const what = number === 1 ? "the only conversation" : `all ${number} conversations`;
+    if (!(await confirmed(`Delete ${what} in this browser?`, "Delete all"))) return;
+    for (const { id } of store.get().conversations) storage.remove(id);
+    chat.clear();
     setText(status, "All conversations are deleted.");
   });
 }

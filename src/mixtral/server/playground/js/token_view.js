@@ -10,6 +10,8 @@ import { NUM_COLOURS, percent, routeInWords, visibleText } from "./routes.js";
 
 /** @typedef {import("./routes.js").RoutedToken} RoutedToken */
 
+const THIN_SPACE = "\u2009";
+
 /**
  * @param {HTMLElement} list
  * @param {HTMLElement} details
@@ -36,13 +38,9 @@ export function createTokenView(list, details) {
     const expert = token.expertIds[layer]?.[0];
     const isKnown = expert !== undefined;
     element.className = `token${isKnown ? ` expert-${expert % NUM_COLOURS}` : ""}${token.isAnswer ? " answer" : ""}`;
-    const text = visibleText(token);
-    element.setAttribute(
-      "aria-label",
-      `${token.text || `token ${token.id}`}: ${routeInWords(token, layer)}`,
-    );
-    const number = h("sub", { "aria-hidden": "true" }, isKnown ? String(expert) : "·");
-    fill(element, text, number);
+    fill(element, visibleText(token), THIN_SPACE, h("sub", {}, isKnown ? String(expert) : "·"));
+    // The name begins with what is seen, so that who speaks to the page can say it (WCAG 2.5.3).
+    element.setAttribute("aria-label", `${element.textContent}: ${routeInWords(token, layer)}`);
   }
 
   function drawDetails() {
@@ -58,7 +56,7 @@ export function createTokenView(list, details) {
       h(
         "tr",
         { class: at === layer ? "current" : "", testid: "layer-row" },
-        h("th", { scope: "row" }, String(at + 1)),
+        h("th", { scope: "row" }, String(at)),
         ...experts.map((expert, i) =>
           h(
             "td",
