@@ -47,6 +47,8 @@ def read_texts(path: Path, *, column: str | None = None) -> list[Line]:
         InvalidRequest: It is not UTF-8, not of its format, or has no such column.
     """
     suffix = path.suffix.lower()
+    if not path.is_file():
+        raise InvalidRequest(f"{path} is not a file; name a text, CSV or JSON lines file.")
     try:
         # utf-8-sig: spreadsheets put a mark at the beginning. newline: csv ends lines by itself.
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -222,7 +222,9 @@ class Collection:
         """
         text = self._store.text_of(document_id)
         if text is None:
-            raise ConfigError(f"there is no document {document_id!r}; see documents().")
+            raise ConfigError(
+                f"there is no document {document_id!r}; documents() and mixtral rag list show them."
+            )
         return text
 
     def remove(self, document_ids_or_sources: Sequence[str]) -> int:
@@ -304,6 +306,14 @@ def _find(name: str, names: dict[str, str]) -> str:
             return names[spelling]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     base = os.path.basename(name)
-    near += [one for one in names if base and os.path.basename(one) == base and one not in near]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else "see documents()."
+    near += [
+        one
+        for one in names
+        if difflib.get_close_matches(base, [os.path.basename(one)], cutoff=0.7) and one not in near
+    ]
+    hint = (
+        f"did you mean {' or '.join(near[:3])}?"
+        if near
+        else "documents() and mixtral rag list show them."
+    )
     raise ConfigError(f"there is no document {name!r}; {hint}")

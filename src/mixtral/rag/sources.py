@@ -107,7 +107,8 @@ def _find(path: str | Path, *, allow_urls: bool) -> Iterator[Source]:
     if isinstance(path, str) and is_url(path):
         if not allow_urls:
             raise UnsupportedError(
-                f"{path} is a URL, and nothing is downloaded unless allowed: set allow_urls."
+                f"{path} is a URL, and nothing is downloaded unless allowed: set allow_urls, "
+                "or --allow-urls."
             )
         yield Source(name=path, kind=None)
         return
