@@ -41,9 +41,12 @@ def test_axe_finds_what_is_wrong(page: "Page") -> None:
           button.append(document.createElement("img"));
           box.append(button);
           document.querySelector("#messages").append(box);
+          document.querySelector(".brand").style.color = "#ddd";
         }"""
     )
     assert any(line.startswith("button-name (critical)") for line in problems_of(page))
+    (pale,) = problems_of(page, only="color-contrast")
+    assert pale.startswith("color-contrast (serious)")
 
 
 def test_a_chosen_theme_holds_whatever_the_system_has(open_page: "Callable[..., Page]") -> None:

@@ -1,9 +1,11 @@
 """A picture of every view, both themes, desktop and phone, for people to look at.
 
     export SCREENSHOTS=docs/pictures/playground
-    .venv/bin/pytest -m browser tests/browser/test_screenshots.py -k 'chat or experts or documents-desktop-light'
+    .venv/bin/pytest -m browser tests/browser/test_screenshots.py \\
+        -k '(chat or experts or documents) and not absent and (desktop-light or phone-dark)'
 
-Without the variable nothing is written, and without ``-k`` every view is.
+Without the variable nothing is written. These are the pictures of docs/playground.md; without
+``-k`` there is one of each view.
 """
 
 import os
@@ -40,7 +42,9 @@ def test_a_view_can_be_looked_at(
         page.wait_for_selector("#state[data-state=live]")
     else:
         VIEWS[name](page)
-    page.evaluate("document.querySelector('#log')?.scrollTo(0, 0)")  # A talk begins with its question.
+    page.evaluate(
+        "document.querySelector('#log')?.scrollTo(0, 0)"
+    )  # A talk begins with its question.
     assert FOLDER is not None
     file = Path(FOLDER) / f"{name}-{size}-{theme}.png"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -97,3 +97,11 @@ def test_everything_can_be_deleted_after_a_question(page: "Page") -> None:
     page.reload()
     open_view(page, "chat")
     assert page.get_by_test_id("open-conversation").all_inner_texts() == ["New conversation"]
+
+
+def test_a_new_conversation_takes_the_place_of_the_last_one(page: "Page") -> None:
+    talk(page)
+    page.get_by_test_id("delete-conversation").click()
+    page.get_by_test_id("confirm-yes").click()
+    page.get_by_test_id("welcome").wait_for()
+    assert page.get_by_test_id("open-conversation").all_inner_texts() == ["New conversation"]
