@@ -1,12 +1,13 @@
 """How the load generator reads HTTP, event streams and addresses."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtral.bench.serve_http import BrokenResponse, ResponseReader, Target
+from mixtral.bench.serve_http import BrokenResponse, ConnectionPool, ResponseReader, Target
 from mixtral.bench.serve_stream import BadAnswer, StreamReader
 from mixtral.errors import ConfigError
 
@@ -61,6 +62,39 @@ def test_a_connection_that_closes_early_is_a_broken_response(length: int) -> Non
     reader.feed(SIZED[:length])
     with pytest.raises(BrokenResponse, match="closed the connection"):
         reader.end()
+
+
+class Listener:
+    """Keeps the status of an answer."""
+
+    status = 0
+
+    def on_head(self, status: int, content_type: str) -> None:
+        self.status = status
+
+    def on_body(self, data: bytes, now_s: float) -> None:
+        assert data == b"hello world"
+
+
+def test_a_connection_that_closed_while_idle_is_replaced() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SIZED)  # which says nothing of the end that follows
+        writer.close()
+
+    async def send_twice() -> list[int]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            host, port = server.sockets[0].getsockname()
+            pool = ConnectionPool(Target(host=host, port=port, path=""))
+            readers = [Listener(), Listener()]
+            for reader in readers:
+                await pool.send(b"GET / HTTP/1.1\r\n\r\n", reader)
+                await asyncio.sleep(0.05)
+            await pool.close()
+        return [reader.status for reader in readers]
+
+    assert asyncio.run(send_twice()) == [200, 200]
 
 
 def read_stream(*events: tuple[float, str]) -> StreamReader:

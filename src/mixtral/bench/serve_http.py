@@ -225,9 +225,10 @@ class Connection(asyncio.Protocol):
         Raises:
             BrokenResponse: The connection or the answer broke.
         """
+        self._has_head = False  # before anything can fail: has_answer speaks of this answer
         if self._transport is None or self._transport.is_closing():
             raise BrokenResponse("the server closed the connection without an answer")
-        self._reader, self._receiver, self._has_head = ResponseReader(), receiver, False
+        self._reader, self._receiver = ResponseReader(), receiver
         self._done = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         try:
