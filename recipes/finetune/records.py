@@ -18,6 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from mixtral.whole_file import write_whole
+
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 # Of the passages that a question comes with, as much as leaves room for two answers.
 _PASSAGE_CHARACTERS = 1200
@@ -90,10 +92,7 @@ def _rows(path: Path) -> Iterator[Record]:
 
 
 def _write(path: Path, records: list[Record]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records))
 
 
 if __name__ == "__main__":

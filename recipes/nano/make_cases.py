@@ -14,6 +14,8 @@ from typing import Any
 from novels import sample_novels
 from tasks import heldout_cases, preference_pairs
 
+from mixtral.whole_file import write_whole
+
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "mixtral" / "eval" / "nano_card"
 CASES_PER_TASK = 100
 NUM_PAIRS = 200
@@ -38,10 +40,7 @@ def write_cases(out: Path) -> None:
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write records as lines of JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ seeds of their own, so the number of processes does not matter.
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from tasks import make_conversation, make_long, preference_pairs
 
 from mixtral.errors import ConfigError
+from mixtral.whole_file import whole_file
 
 Tokens = NDArray[np.uint16]
 Mask = NDArray[np.uint8]
@@ -282,13 +282,8 @@ def _print_shares(counts: Iterable[tuple[str, int]], total: int) -> None:
 
 
 def _save(path: Path, array: Tokens | Mask) -> None:
-    """Write to a temporary name, then rename, so that a file is whole or not there."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    with whole_file(path) as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mixtral.cli.console import write_file
 from mixtral.cli.fields import read_fields
 from mixtral.cli.options import ModelOptions, SamplingOptions, with_max_tokens
 from mixtral.engine import SamplingParams
+from mixtral.whole_file import write_whole
 from tests.cli.conftest import Run
 
 
@@ -53,5 +53,5 @@ def test_length_that_was_asked_for_stays() -> None:
 
 def test_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
-        write_file(tmp_path / "a", "\ud800")
+        write_whole(tmp_path / "a", "\ud800")
     assert list(tmp_path.iterdir()) == []

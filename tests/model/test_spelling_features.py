@@ -38,6 +38,13 @@ def test_forms_of_a_word_are_alike_and_other_words_less() -> None:
     assert abs(found[1, 6]) < found[1, 5]
 
 
+def test_bytes_of_a_character_are_no_space() -> None:
+    quote = "\u201c".encode()
+    found = cosines([quote, b" " + quote, quote[1:], b" " + quote[1:]])
+    assert found[0, 1] > 0.65
+    assert found[0, 2] < 0.4
+
+
 def test_no_two_tokens_are_the_same_and_control_tokens_are_like_nothing() -> None:
     found = cosines() - torch.eye(len(PIECES))
     assert found.max() < 0.9

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import resource
-import secrets
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 
 from mixtral.bench.probes import Probes
 from mixtral.machine import num_usable_cpus
+from mixtral.whole_file import write_whole
 
 Work = Literal["prefill", "decode", "moe", "load", "serve"]
 
@@ -184,15 +184,7 @@ def find_commit() -> str | None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object to a file, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

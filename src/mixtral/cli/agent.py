@@ -20,7 +20,6 @@ from mixtral.cli.console import (
     print_json,
     require_text,
     spinner,
-    write_file,
     write_text,
 )
 from mixtral.cli.options import (
@@ -31,6 +30,7 @@ from mixtral.cli.options import (
     named_adapter,
 )
 from mixtral.errors import ConfigError, InvalidRequest
+from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mixtral.agent import AgentRun, ChatModel, PlannedCall, Step, Tool
@@ -218,7 +218,7 @@ def _run(run: Any, question: str, trace: Path | None) -> "AgentRun":
             values: dict[str, Any] = {"finish_reason": "error", "steps": [asdict(s) for s in steps]}
             if finished is not None:
                 values = finished.as_dict()
-            write_file(trace, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+            write_whole(trace, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
             note(f"wrote {trace}")
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mixtral.cli.console import require_text, write_file
+from mixtral.cli.console import require_text
 from mixtral.errors import InvalidRequest
+from mixtral.whole_file import write_whole
 
 # Ten times the text of the longest context.
 _MAX_BYTES = 10_000_000
@@ -52,7 +53,7 @@ class Conversation:
         for entry, turn in zip(reversed(entries), reversed(self.turns), strict=False):
             if turn.is_interrupted:
                 entry["interrupted"] = True
-        write_file(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+        write_whole(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

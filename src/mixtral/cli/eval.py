@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mixtral.cli import eval_compare
-from mixtral.cli.console import spinner, write_file
+from mixtral.cli.console import spinner
 from mixtral.cli.eval_benchmarks import EXAMPLES, benchmarks
 from mixtral.cli.measuring import (
     OutOption,
@@ -29,6 +29,7 @@ from mixtral.cli.options import (
     grouped_options,
 )
 from mixtral.errors import ConfigError
+from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mixtral.eval.report import CardReport
@@ -102,7 +103,7 @@ def nano_card(
     described = describe(ModelOptions(model=model, dtype=dtype, device=device), adapter=None)
     report = _report(measured, {"model": described, "limit": limit}, cost)
     if json_file is not None:
-        write_file(json_file, json_text(report.as_dict()))
+        write_whole(json_file, json_text(report.as_dict()))
     give_report(report, out=out, as_json=False)
 
 

@@ -6,19 +6,17 @@ Tables go to standard output (``--json`` prints one JSON object instead); ``--ou
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mixtral.cli.console import note, print_json, spinner, stderr_console, write_file, write_text
+from mixtral.cli.console import note, print_json, spinner, write_text
+from mixtral.cli.measuring import progress_bar
 from mixtral.errors import ConfigError, InvalidRequest
+from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mixtral.embed import Embedder
     from mixtral.paraphrase import Paraphrases
     from mixtral.paraphrase.text_file import Line
@@ -100,7 +98,7 @@ def paraphrase(
         found = _find(lines, embedder, threshold=limit, method=method, with_pairs=not clusters)
         report, shown = _report(found, lines, embedder, pairs=pairs, clusters=clusters)
     if out is not None:
-        write_file(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_whole(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         note(f"wrote {out}")
     if as_json:
         print_json(report)
@@ -155,7 +153,7 @@ def _find(
 ) -> "Paraphrases":
     from mixtral.paraphrase import find_paraphrases
 
-    with _bar("embedding") as show:
+    with progress_bar("embedding") as show:
         found = find_paraphrases(
             [line.text for line in lines],
             embedder,
@@ -204,20 +202,3 @@ def _report(
         )
 
     return report, shown()
-
-
-@contextmanager
-def _bar(text: str) -> "Iterator[Callable[[int, int], None]]":
-    console = stderr_console()
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

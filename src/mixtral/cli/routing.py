@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mixtral.cli.console import note, print_json, spinner, stderr_console, write_file
+from mixtral.cli.console import note, print_json, spinner, stderr_console
 from mixtral.cli.measuring import say_written
 from mixtral.cli.options import grouped_options
 from mixtral.cli.routing_options import HowOptions, OutputOptions, SecondOptions, TextOptions
 from mixtral.errors import ConfigError
+from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mixtral.model_source import ModelSource
@@ -179,7 +180,7 @@ def _export(path: Path, model: str, visits: Sequence[Sequence[int]]) -> None:
         visits=visits,
         min_tokens_per_expert=CalibrationSettings().min_tokens_per_expert,
     )
-    write_file(path, json.dumps(values, indent=1) + "\n")
+    write_whole(path, json.dumps(values, indent=1) + "\n")
     note(f"wrote {path}")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 _SHARES = {"word": 0.45, "letters": 0.3, "form": 0.1, "own": 0.15}  # of the variance
 _FRONT, _BACK = 10, 3  # places that have letters of their own
-_SPACES = b" \xe2\x96\x81"  # as decoded, or as SentencePiece writes it
+_SPACE = b" "  # pieces come decoded; lstrip takes bytes, so no character of several may be here
 
 
 def spelling_features(pieces: Sequence[bytes], width: int, generator: torch.Generator) -> Tensor:
@@ -76,12 +76,12 @@ def _letters(words: Sequence[bytes], width: int, generator: torch.Generator) -> 
 
 
 def _without_form(piece: bytes) -> bytes:
-    return piece.lstrip(_SPACES).lower() or piece
+    return piece.lstrip(_SPACE).lower() or piece
 
 
 def _form(piece: bytes) -> int:
     """Number the forms: a space in front, a capital in front, nothing but capitals."""
-    text = piece.lstrip(_SPACES)
+    text = piece.lstrip(_SPACE)
     return (
         (len(text) < len(piece)) + 2 * text[:1].isupper() + 4 * (len(text) > 1 and text.isupper())
     )

@@ -17,13 +17,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtral.errors import ConfigError
 from mixtral.rag import tables
 from mixtral.rag.chunking import Chunk
 from mixtral.rag.database import Database, make_word_index
 from mixtral.rag.records import StoredDocument
 from mixtral.rag.settings import CollectionSettings
-from mixtral.rag.store import Candidate, EmbedderMark, KeptDocument, KnownDocument, Vectors
+from mixtral.rag.store import (
+    Candidate,
+    EmbedderMark,
+    KeptDocument,
+    KnownDocument,
+    Vectors,
+    other_embedder,
+)
 from mixtral.rag.vector_index import Ids, VectorIndex, import_faiss
 
 _LOG = logging.getLogger(__name__)
@@ -117,10 +123,7 @@ class LocalStore:
                 tables.set_embedder(connection, embedder)
             elif kept != embedder:
                 # Another process has reindexed meanwhile.
-                raise ConfigError(
-                    f"the collection is of {kept.name} ({kept.dimension} components) now, and "
-                    f"{embedder.name} has {embedder.dimension}; open it again."
-                )
+                raise other_embedder(kept, embedder)
             return tables.LocalWriter(connection).put(document, chunks, vectors)
 
     def remove(self, document_ids: Sequence[str]) -> None:

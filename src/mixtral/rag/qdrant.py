@@ -28,7 +28,14 @@ from mixtral.rag.chunking import Chunk
 from mixtral.rag.qdrant_connection import INSIDE, connect, explained_errors
 from mixtral.rag.records import StoredDocument
 from mixtral.rag.settings import CollectionSettings
-from mixtral.rag.store import Candidate, EmbedderMark, KeptDocument, KnownDocument, Vectors
+from mixtral.rag.store import (
+    Candidate,
+    EmbedderMark,
+    KeptDocument,
+    KnownDocument,
+    Vectors,
+    other_embedder,
+)
 
 if TYPE_CHECKING:
     from qdrant_client.models import ScoredPoint, SparseVector
@@ -146,10 +153,7 @@ class QdrantStore:
                 self._make_parts(facts)
                 self._write(facts)
             elif facts.mark != embedder:
-                raise ConfigError(
-                    f"the collection is of {facts.embedder} ({facts.dimension} components) now, "
-                    f"and {embedder.name} has {embedder.dimension}; open it again."
-                )
+                raise other_embedder(facts.mark, embedder)
             was_there = self._payload(document.document_id, ["version"]) is not None
             self._put(facts, document, chunks, vectors)
         return was_there

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mixtral.errors import ConfigError
 from mixtral.rag.chunking import Chunk
 from mixtral.rag.documents import Section
 from mixtral.rag.records import StoredDocument
@@ -89,6 +90,14 @@ class EmbedderMark:
     """Its name."""
     dimension: int
     """D."""
+
+
+def other_embedder(kept: EmbedderMark, given: EmbedderMark) -> ConfigError:
+    """Return the error where another process has reindexed a collection that is open here."""
+    return ConfigError(
+        f"the collection is of {kept.name} ({kept.dimension} components) now, and {given.name} has "
+        f"{given.dimension}; open it again."
+    )
 
 
 class Writer(Protocol):

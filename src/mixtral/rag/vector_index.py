@@ -16,8 +16,6 @@ again; its means are found again when the collection has doubled or halved.
 import hashlib
 import json
 import logging
-import os
-import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 
 from mixtral.errors import UnsupportedError
 from mixtral.rag.limits import INSTALL
+from mixtral.whole_file import whole_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,17 +129,9 @@ class VectorIndex:
                 self._faiss.serialize_index(self._index).tobytes(),
             )
         )
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("xb") as file:
-                file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(path) as file:
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
 
     @classmethod
     def load(cls, path: Path, *, owner: str, dimension: int, exact_up_to: int) -> Self:
