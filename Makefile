@@ -5,11 +5,11 @@ PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
     if $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
     then echo $$name; break; fi; done)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-QUESTION ?= What is a mixture of experts?
+QUESTION ?= Who are you?
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup run serve test test-clients test-browser test-slow test-gpu check format bench bench-full wheel clean
+.PHONY: help setup run serve test test-clients test-browser test-slow test-gpu check format bench bench-full evaluation wheel clean
 
 help:
 	@echo 'make setup      create .venv with everything pinned, and build the C++ library'
@@ -22,6 +22,7 @@ help:
 	@echo 'make format     format and fix what can be fixed'
 	@echo 'make bench      measure speed and memory on a tiny model, two minutes'
 	@echo 'make bench-full the committed numbers: half an hour, 22 GB of memory'
+	@echo 'make evaluation EVAL_DATA=FOLDER  measure nano for docs/evaluation.md; a quarter of an hour'
 	@echo 'make wheel      build dist/mixtral-*.whl'
 	@echo 'make clean      remove what was built; .venv stays'
 
@@ -78,6 +79,9 @@ bench: setup
 
 bench-full: setup
 	$(BIN)/python benchmarks/run.py
+
+evaluation: setup
+	$(BIN)/python benchmarks/evaluation.py --data $(EVAL_DATA)
 
 wheel: setup
 	$(BIN)/python -m build --outdir dist

@@ -10,8 +10,8 @@ layers of that geometry with random weights. Ours is in the format of the case; 
 or, where the processor has no bfloat16 products and would take tens of times as long, in float32.
 Each side runs in processes of its own, in turn, every round with other questions, so that no cache
 helps; a float32 matmul before and after is the probe. Before a number counts, the logits of a
-prompt and the answers must agree. Writes benchmarks/results/eval_speed.json; docs/evaluation.md
-tells what it found.
+prompt and the answers must agree. Writes benchmarks/results/eval_speed.json; evaluation_page.py
+puts it into docs/evaluation.md.
 """
 
 import argparse
@@ -97,6 +97,8 @@ Pair = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
 Score = Callable[[Sequence[Pair], int], list[tuple[float, bool]]]
 """Scores pairs in batches of a size, which our side does not heed."""
+RunSide = Callable[[str, int, Sequence[int]], dict[str, Any]]
+"""Answers the questions of a round: side, round, and sizes of batches."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.data is None:
         parser.error("--data is missing; it names the folder of the rows.")
     others = OtherProcesses()
-    found = [_measure_case(name, options) for name in options.models]
+    found = []
+    for name in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_questions(CASES[name], options.data, Path(folder))
+            run_side = functools.partial(_run_side, name, Path(folder), options.threads)
+            found.append(measure_case(CASES[name], Path(folder), run_side))
     notes = {
         "threads": options.threads,
         "lm_eval": version("lm-eval"),
@@ -129,19 +136,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    case = CASES[name]
+def measure_case(case: Case, folder: Path, run_side: RunSide) -> dict[str, Any]:
+    """Let both sides answer the rounds of a case in turn, and compare what comes back.
+
+    Args:
+        case: What is asked.
+        folder: Where the sides leave their logits.
+        run_side: Answers one round.
+
+    Raises:
+        EngineError: The sides disagree; then no time counts.
+    """
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        _write_questions(case, options.data, Path(folder))
-        batches = case.batches
-        for round_ in range(case.rounds):
-            for side in SIDES:
-                runs[side].append(_run_side(side, name, Path(folder), round_, batches, options))
-                print(f"{name}, round {round_}: {side} is done", file=sys.stderr, flush=True)
-            if not round_:
-                batches = (_best_batch(runs["lm-eval"][0]),)
-        gate = _require_agreement(case, Path(folder), runs)
+    batches = case.batches
+    for round_ in range(case.rounds):
+        for side in SIDES:
+            runs[side].append(run_side(side, round_, batches))
+            print(f"{case.model}, round {round_}: {side} is done", file=sys.stderr, flush=True)
+        if not round_:
+            batches = (_best_batch(runs["lm-eval"][0]),)
+    gate = _require_agreement(case, folder, runs)
     tasks = [_compare(task, case, runs, batches[0]) for task in [*case.questions, "all"]]
     return {
         "model": case.model,
@@ -199,16 +213,12 @@ def _read_questions(folder: Path, round_: int) -> dict[str, list[list[Pair]]]:
 
 
 def _run_side(
-    side: str,
-    name: str,
-    folder: Path,
-    round_: int,
-    batches: Sequence[int],
-    options: argparse.Namespace,
+    name: str, folder: Path, threads: int, side: str, round_: int, batches: Sequence[int]
 ) -> dict[str, Any]:
+    """Answer in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--models", name]
     command += ["--folder", str(folder), "--round", str(round_), "--batches", *map(str, batches)]
-    command += ["--threads", str(options.threads)]
+    command += ["--threads", str(threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -291,7 +301,7 @@ def _measure_side(options: argparse.Namespace) -> dict[str, Any]:
     for batch in [0] if is_ours else options.batches:
         score([pair for question in warm_up for pair in question], batch)
         questions = _read_questions(options.folder, options.round)
-        batches[batch] = {task: _time(score, batch, of) for task, of in questions.items()}
+        batches[batch] = {task: time_questions(score, batch, of) for task, of in questions.items()}
     return {
         "batches": batches,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -299,7 +309,8 @@ def _measure_side(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _time(score: Score, batch: int, questions: Sequence[Sequence[Pair]]) -> dict[str, Any]:
+def time_questions(score: Score, batch: int, questions: Sequence[Sequence[Pair]]) -> dict[str, Any]:
+    """Score the answers of questions, and return seconds, tokens and log-probabilities."""
     pairs = [pair for question in questions for pair in question]
     begin = time.perf_counter(), time.process_time()
     answers = iter(score(pairs, batch))
@@ -366,7 +377,7 @@ def _their_model(case: Case) -> Any:
     else:
         tensors = open_checkpoint(source.folder).tensors(dtype=dtype)
     state = fuse_weights(source.config, ((name, tensor.to(dtype)) for name, tensor in tensors))
-    return TransformersContender(source.config, state)._model
+    return TransformersContender(source.config, state).model
 
 
 def _config(case: Case) -> ModelConfig:

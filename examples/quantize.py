@@ -1,7 +1,8 @@
 """Fewer bits per weight: how much smaller a model gets, and how far its predictions move.
 
-Weights are packed while they are read; to keep the result, ``mixtral convert MODEL FOLDER
---quantization int4`` writes it. docs/quantization.md has the formats, byte by byte.
+Weights are packed while they are read; ``mixtral convert MODEL FOLDER --quantization int4`` keeps
+the result. nano gains little: packed, its embedding is no longer its head, and counts twice.
+docs/quantization.md has the formats, byte by byte.
 """
 
 import os

@@ -120,19 +120,23 @@ def test_wrong_and_too_many_requests_are_refused_at_once() -> None:
 
 
 def test_a_stop_string_ends_the_answer_and_frees_its_blocks() -> None:
-    async def work() -> str:
+    async def work() -> tuple[str, str]:
         llm = AsyncLLM(make_llm())
-        params = GREEDY.replace(stop="experts", max_tokens=100)
-        text = await read(llm.submit(ask(llm, "What is a mixture of experts?", params)))
+        question = "What is a mixture of experts?"
+        whole = await read(llm.submit(ask(llm, question, GREEDY.replace(max_tokens=12))))
+        stop = whole.split()[2]
+        params = GREEDY.replace(stop=stop, max_tokens=100)
+        text = await read(llm.submit(ask(llm, question, params)))
         for _ in range(200):
             if llm.stats().num_used_blocks == 0:
                 break
             await asyncio.sleep(0.005)
         assert llm.stats().num_used_blocks == 0
         await llm.close()
-        return text
+        return text, whole[: whole.index(stop)]
 
-    assert in_loop(work()) == "A mixture of "
+    stopped, expected = in_loop(work())
+    assert stopped == expected
 
 
 def test_when_the_engine_dies_every_stream_hears_of_it() -> None:

@@ -180,7 +180,7 @@ def test_exact_activations_come_closer_to_the_unpacked_model() -> None:
     plain = LLM("nano", dtype="float32", device="cpu").logits(token_ids)
     exact = (weights.logits(token_ids) - plain).norm() / plain.norm()
     fast = LLM("nano", quantization="int8", device="cpu").logits(token_ids)
-    assert exact < (fast - plain).norm() / plain.norm() < 0.1
+    assert exact < (fast - plain).norm() / plain.norm() < 0.2
 
 
 @pytest.mark.skipif(load_library() is None, reason="the C++ library is not built here")

@@ -140,16 +140,21 @@ def _fill(template: str, parts: list[str]) -> str:
 
 
 def make_fewshot(rng: Random, split: Split = "train") -> Conversation:
-    """Show a format on examples and ask for one more."""
+    """Show a format on examples and ask for one more; in training often for several."""
     shown = 2 if split == "heldout" else rng.choice((2, 2, 2, 3, 3, 4))
-    pairs = _pairs(rng, split, shown=shown)
+    num_more = rng.randint(1, 3) if split == "train" and rng.random() < 0.6 else 0
+    drawn = _pairs(rng, split, shown=shown + num_more)
+    pairs, more = drawn[: shown + 1], drawn[shown + 1 :]
     if rng.random() < 0.25:
         return _by_turns(rng, split, pairs)
     before, arrow = rng.choice(ARROWS)
     gap = "\n\n" if "\n" in arrow and (arrow == "\n" or rng.random() < 0.5) else "\n"
     lines = [f"{before}{left}{arrow}{right}" for left, right in pairs[:-1]]
     lines.append(f"{before}{pairs[-1][0]}{arrow}".rstrip())
-    return dialogue(wording(rng, split, HEADERS) + gap.join(lines), pairs[-1][1], task="fewshot")
+    turns = [wording(rng, split, HEADERS) + gap.join(lines), pairs[-1][1]]
+    for left, right in more:
+        turns += [f"{before}{left}{arrow}".rstrip(), right]
+    return dialogue(*turns, task="fewshot")
 
 
 def _by_turns(rng: Random, split: Split, pairs: list[tuple[str, str]]) -> Conversation:

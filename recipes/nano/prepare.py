@@ -37,10 +37,12 @@ Tokens = NDArray[np.uint16]
 Mask = NDArray[np.uint8]
 
 # What the tokens of each stage are.
-_PRETRAIN = {"text": 0.5, "drill": 0.16, "spelling": 0.03, "sums": 0.04, "chat": 0.21, "long": 0.06}
+_PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
 _SFT = {"text": 0.04, "drill": 0.06, "spelling": 0.03, "sums": 0.04, "chat": 0.75, "long": 0.08}
+# The same for a last stage with documents longer than a sequence had before.
+_SFT_LONG = {"text": 0.1, "drill": 0.04, "spelling": 0.03, "sums": 0.04, "chat": 0.59, "long": 0.2}
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
 _TIMES = {"text": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
           "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
@@ -151,7 +153,8 @@ def _plan(
             for index in range(max(1, round(tokens * share / _JOB_TOKENS)))
         ]
 
-    text_tokens = (pretrain_tokens * _PRETRAIN["text"], sft_tokens * _SFT["text"])
+    sft = _SFT if longest <= _SHORT_TOKENS else _SFT_LONG
+    text_tokens = (pretrain_tokens * _PRETRAIN["text"], sft_tokens * sft["text"])
     documents = read_corpus(data, seed, sum(text_tokens))
     trained = [document for document in documents if not document.is_valid]
     valid = [document for document in documents if document.is_valid]
@@ -161,7 +164,7 @@ def _plan(
     return {
         "pretrain": _text_jobs(first, data, longest) + jobs(_PRETRAIN, "pretrain", pretrain_tokens),
         "pretrain_valid": _text_jobs(valid, data, longest),
-        "sft": _text_jobs(trained[::every], data, longest) + jobs(_SFT, "sft", sft_tokens),
+        "sft": _text_jobs(trained[::every], data, longest) + jobs(sft, "sft", sft_tokens),
         "sft_valid": jobs({"chat": 1.0}, "sft_valid", _SFT_VALID_TOKENS),
     }
 

@@ -46,13 +46,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "nano": {
         "vocab_size": 32768,
         "hidden_size": 256,
-        "intermediate_size": 192,
+        "intermediate_size": 96,
         "num_hidden_layers": 8,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 64,
-        "max_position_embeddings": 2048,
-        "rope_theta": 1e4,
+        "max_position_embeddings": 8192,
+        "rope_theta": 1e10,
         "tie_word_embeddings": True,
     },
 }

@@ -218,8 +218,8 @@ def test_wrong_numbers_are_refused() -> None:
 
 
 def test_more_tokens_than_the_context_are_refused_before_loading() -> None:
-    work = [Workload(work="prefill", batch=1, prompt_tokens=4000)]
-    with pytest.raises(ConfigError, match="2048"):
+    work = [Workload(work="prefill", batch=1, prompt_tokens=9000)]
+    with pytest.raises(ConfigError, match="8192"):
         measure_steps(StepOptions(model=ModelOptions(name="random:nano"), workloads=work))
 
 

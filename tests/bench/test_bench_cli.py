@@ -88,7 +88,7 @@ def test_compare_prints_a_ratio_per_work_size_and_peer() -> None:
         (["prefill", "--model", "random:nano", "--compare", "vllm"], "compare has 'vllm'"),
         (["compare", "--model", "random:nano", "--peers", ""], "peers has ''"),
         (["compare", "--model", "random:nano", "--peer-format", "q4"], "peer_format is 'q4'"),
-        (["prefill", "--model", "random:nano", "--prompt-tokens", "9999"], "2048"),
+        (["prefill", "--model", "random:nano", "--prompt-tokens", "9999"], "8192"),
         (["prefill", "--model", "random:nano", "--quantization", "int5"], "quantization is 'int5'"),
         (["load", "--model", "random:nano"], "has no files"),
         (["prefill", "--model", "no-such-model"], "no-such-model"),

@@ -1,7 +1,5 @@
 """lm-evaluation-harness's own Hugging Face backend, on the same files as our engine."""
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,31 +15,13 @@ from mixtral.llm import LLM
 Found = Mapping[str, Any]
 """What the harness returns: results by task, and every question with its answer."""
 
-_CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]")
 
-
-def load_backend(folder: Path, sentencepiece: Path, *, batch_size: int = 3) -> HFLM:
-    """Load a float32 model in the Hugging Face layout, with the SentencePiece file of a v3."""
-    tokenizer = folder.with_name(f"{folder.name}-tokenizer")
-    tokenizer.mkdir()
-    shutil.copy(sentencepiece, tokenizer / "tokenizer.model")
-    settings = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": True,
-        "add_prefix_space": True,
-        "unk_token": "<unk>",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "add_bos_token": True,
-        "added_tokens_decoder": {
-            str(i): {"content": text, "special": True} for i, text in enumerate(_CONTROL_TOKENS)
-        },
-    }
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+def load_backend(folder: Path, *, batch_size: int = 3) -> HFLM:
+    """Load a float32 model in the Hugging Face layout, with its tokenizer, as anyone would."""
     model = transformers.MixtralForCausalLM.from_pretrained(folder, dtype="float32")
     return HFLM(
         pretrained=model,
-        tokenizer=transformers.LlamaTokenizer.from_pretrained(tokenizer),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
         batch_size=batch_size,
         max_length=model.config.max_position_embeddings,
     )

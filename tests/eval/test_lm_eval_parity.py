@@ -1,6 +1,7 @@
 """The same model gives the same numbers here and in lm-evaluation-harness's own backend."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mixtral.eval.benchmarks import find_benchmarks
 from mixtral.eval.harness_tasks import make_tasks
 from mixtral.llm import LLM
 from mixtral.tokenizer.files import built_in_file
+from mixtral.tokenizer.hugging_face import write_hugging_face_tokenizer
 from tests.eval.hf_backend import ask_both, assert_same, load_backend
 from tests.eval.tiny_llm import load, write_data, write_model
 
@@ -30,7 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Return one random model in our engine and in theirs, both in float32."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     write_model(folder, max_position_embeddings=1024, num_hidden_layers=2, hidden_size=32)
-    return load(folder), load_backend(folder, built_in_file("v3"))
+    shutil.copy(built_in_file("v3"), folder / "tokenizer.model.v3")
+    write_hugging_face_tokenizer(folder)
+    return load(folder), load_backend(folder)
 
 
 @pytest.fixture(scope="module")

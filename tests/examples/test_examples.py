@@ -160,7 +160,8 @@ def quantize(out: str) -> None:
     first, *lines = out.splitlines()
     sizes = [float(re.findall(r"([\d.]+) MB", line)[0]) for line in (first, *lines)]
     assert [line.split(":")[0].strip() for line in lines] == ["int8", "int4", "int3"]
-    assert sizes == sorted({*sizes}, reverse=True)
+    # Not against bfloat16: packed, nano's embedding is no longer its head and counts twice.
+    assert sizes[1:] == sorted({*sizes[1:]}, reverse=True)
     assert sizes[-1] > 0
     moved = [float(re.findall(r"divergence ([\d.]+)", line)[0]) for line in lines]
     assert moved == sorted({*moved})

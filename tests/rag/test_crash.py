@@ -86,6 +86,24 @@ def test_kill_during_add_loses_nothing_that_was_reported(tmp_path: Path) -> None
     check(store, reported, {0, 1})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_add_of_a_thousand_files_is_completed_by_another(tmp_path: Path, seed: int) -> None:
+    docs, store = tmp_path / "docs", tmp_path / "store"
+    rng = random.Random(seed)
+    write_all(docs, 1000, version=0)
+    after, then_s = rng.randrange(1, 1000), rng.uniform(0, 0.1)
+    reported = run_and_kill(store, docs, after=after, then_s=then_s)
+    assert len(reported) >= after
+    check(store, reported, {0})
+    with Collection(store, embed=embed, embedder_name="hash") as collection:
+        status = {one.document_id: one.status for one in collection.add([docs])}
+    assert len(status) == 1000
+    assert set(status.values()) <= {"added", "unchanged"}
+    assert {status[document_id] for document_id in reported} == {"unchanged"}
+    check(store, set(status), {0})
+
+
 def test_kill_during_reindex_leaves_the_old_chunks(tmp_path: Path) -> None:
     docs, store = tmp_path / "docs", tmp_path / "store"
     write_all(docs, 20, version=0)

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,13 @@ def test_finds_what_the_local_store_finds(filled: Collection, tmp_path: Path) ->
         ]
 
 
-def test_words_and_stems_are_found(filled: Collection) -> None:
-    assert "E4711" in filled.search("e4711", limit=1)[0].text
-    assert filled.search("baking", limit=1)[0].source == "bread.txt"
+def test_words_and_stems_are_found(url: str) -> None:
+    # By words alone: the embedder of these tests knows nothing of meaning.
+    with open_at(url, settings=replace(SMALL, keyword_weight=1.0)) as collection:
+        for name, text in TEXTS.items():
+            collection.add_bytes(name, text.encode())
+        assert "E4711" in collection.search("e4711", limit=1)[0].text
+        assert collection.search("baking", limit=1)[0].source == "bread.txt"
 
 
 def test_unchanged_updated_and_removed(filled: Collection) -> None:

@@ -51,6 +51,19 @@ def test_ranks_add_up_and_no_word_is_no_rank() -> None:
     assert scores == pytest.approx([1 / 61, 1 / 63 + 1 / 61, 1 / 62 + 1 / 62])
 
 
+def test_passage_that_shares_a_word_does_not_beat_one_that_is_twice_as_near() -> None:
+    near = candidate(1, [0.6, 0.8, 0], words=2)
+    wordy = candidate(2, [0.3, 0.954, 0], words=5)
+    assert choose([near, wordy], limit=1) == [1]
+
+
+def test_candidates_unlike_the_question_are_joined_by_their_words_alone() -> None:
+    scores = fuse(
+        np.array([-0.2, -0.1]), np.array([1.0, 2.0]), fusion="weights", keyword_weight=0.3
+    )
+    assert scores == pytest.approx([0.15, 0.3])
+
+
 @pytest.mark.parametrize("fusion", ["weights", "ranks"])
 def test_joined_order_does_not_depend_on_the_order_or_scale_of_candidates(fusion: str) -> None:
     rng = np.random.default_rng(0)

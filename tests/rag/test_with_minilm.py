@@ -13,6 +13,7 @@ from mixtral.embed import Embedder
 from mixtral.embed.source import BUNDLED_PACKAGE
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.rag import Collection, CollectionSettings
+from mixtral.rag.ask import Ask
 from mixtral.rag.chunking import embedded_text
 from mixtral.rag.embedding import cross_encoder
 
@@ -49,6 +50,21 @@ def test_question_finds_the_passage_that_answers_it_first(
             collection.add_bytes(name, text.encode())
         for question, name in QUESTIONS.items():
             assert collection.search(question, limit=1)[0].source == name
+
+
+@pytest.mark.slow
+def test_question_about_int4_finds_its_layout_in_our_own_docs(
+    embedder: Embedder, tmp_path: Path
+) -> None:
+    question = "how is int4 packed?"
+    with Collection.of(tmp_path / "store", embedder) as collection:
+        collection.add([Path(__file__).resolve().parents[2] / "docs"])
+        first = collection.search(question)[0]
+    assert (Path(first.source).name, first.heading) == (
+        "quantization.md",
+        "Quantization > The layout",
+    )
+    assert Ask().is_relevant(question, first)
 
 
 def test_chunks_have_the_size_that_was_asked_for_and_the_model_reads_all_of_them(

@@ -12,6 +12,7 @@ import arithmetic_task  # isort: skip
 import fewshot_task  # isort: skip
 import json_task  # isort: skip
 import passkey_task  # isort: skip
+import rag_task  # isort: skip
 import reading_task  # isort: skip
 import safe_task  # isort: skip
 import talk_task  # isort: skip
@@ -34,6 +35,7 @@ MAKERS: dict[str, Callable[[Random, Split], Conversation]] = {
     "no_tool": tools_task.make_no_tool,
     "tool_result": tools_task.make_tool_result,
     "reading": lambda rng, split: reading_task.make_reading(rng, split, sample_novels()),
+    "rag": lambda rng, split: rag_task.make_rag(rng, split, sample_novels()),
     "arithmetic": arithmetic_task.make_arithmetic,
     "words": words_task.make_words,
     "refusal": safe_task.make_refusal,
@@ -214,6 +216,19 @@ def test_reading_answers_are_spans_of_the_text(split: Split) -> None:
             text = asked(conversation).lower()
             assert conversation.answer.lower() in text
             assert "{" not in text.replace("{}", "").split("\n[]")[0]
+
+
+def test_rag_answers_quote_the_passage_whose_number_they_name() -> None:
+    for conversation in draw("rag", "train"):
+        content = str(conversation.messages[0]["content"])
+        passages = re.split(r"^\[\d\] .*$", content.split("-" * 21)[1], flags=re.M)
+        question = {*re.findall(r"[a-z]{4,}", content.split("Query: ")[1].lower())}
+        if conversation.answer == rag_task.NOT_FOUND:
+            continue
+        sentence, number = conversation.answer.removesuffix("]").rsplit(" [", 1)
+        assert f" {sentence}" in passages[int(number)]
+        assert sum(sentence in passage for passage in passages) == 1
+        assert len(question & {*re.findall(r"[a-z]{4,}", sentence.lower())}) >= 2
 
 
 def test_arithmetic_is_right_and_its_heldout_sums_are_never_trained() -> None:

@@ -78,6 +78,11 @@ class TransformersContender:
         """What its steps read."""
         return self._weights
 
+    @property
+    def model(self) -> Any:
+        """The ``MixtralForCausalLM``, in evaluation mode, for others that drive one."""
+        return self._model
+
     def describe(self) -> Mapping[str, str]:
         """Return version and the implementations that it chose."""
         config = self._model.config

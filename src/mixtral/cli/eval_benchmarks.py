@@ -4,6 +4,7 @@ The table goes to standard output; ``--out`` writes a folder, in which a killed 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,23 +42,21 @@ EXAMPLES = """Examples:
 _ANSWERS_FILE = "answers.jsonl"
 
 
-def benchmarks(
-    model: ModelOptions,
-    tasks: Annotated[
-        str, typer.Argument(metavar="TASKS", help="Names with commas between them, bbq included.")
-    ],
-    adapter: AdapterOption = None,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskOptions:
+    """How the benchmarks are asked."""
+
     preset: Annotated[
         str,
         typer.Option(
             "--preset",
             help="mixtral-paper: shots and votes of the paper; harness: lm-evaluation-harness's.",
         ),
-    ] = "mixtral-paper",
+    ] = "mixtral-paper"
     limit: Annotated[
         int | None,
         typer.Option("--limit", help="Questions of each task or subject; without it, all."),
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None,
         typer.Option(
@@ -65,15 +64,43 @@ def benchmarks(
             metavar="FOLDER",
             help="Rows from here; without it, from the Hugging Face hub.",
         ),
-    ] = None,
+    ] = None
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Ask in conversations, for instruction models.")
-    ] = False,
-    batch: Annotated[int, typer.Option("--batch", help="Sequences that run at one time.")] = 64,
+    ] = False
     allow_code_execution: Annotated[
         bool,
         typer.Option("--allow-code-execution", help="Run the programs that the model writes."),
-    ] = False,
+    ] = False
+
+    def settings(self) -> "RunSettings":
+        """Return them as the run knows them.
+
+        Raises:
+            ConfigError: There is no such preset.
+        """
+        from mixtral.eval.benchmark_run import RunSettings
+        from mixtral.eval.benchmarks import PRESETS
+
+        if self.preset not in PRESETS:
+            raise ConfigError(f"preset is {self.preset!r}; it must be {' or '.join(PRESETS)}.")
+        return RunSettings(
+            preset=self.preset,
+            limit=self.limit,
+            data=self.data,
+            use_chat_template=self.chat_template,
+            allow_code_execution=self.allow_code_execution,
+        )
+
+
+def benchmarks(
+    model: ModelOptions,
+    tasks: Annotated[
+        str, typer.Argument(metavar="TASKS", help="Names with commas between them, bbq included.")
+    ],
+    how: TaskOptions,
+    adapter: AdapterOption = None,
+    batch: Annotated[int, typer.Option("--batch", help="Sequences that run at one time.")] = 64,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -83,20 +110,11 @@ def benchmarks(
     lm-evaluation-harness writes the prompts and judges; docs/evaluation.md says what is needed.
     """
     with spinner("starting"):
-        from mixtral.eval.benchmark_run import RunSettings, check_plan
-        from mixtral.eval.benchmarks import PRESETS
+        from mixtral.eval.benchmark_run import check_plan
 
-    if preset not in PRESETS:
-        raise ConfigError(f"preset is {preset!r}; it must be {' or '.join(PRESETS)}.")
+    settings = how.settings()
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1.")
-    settings = RunSettings(
-        preset=preset,
-        limit=limit,
-        data=data,
-        use_chat_template=chat_template,
-        allow_code_execution=allow_code_execution,
-    )
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     plan = check_plan(names, settings)
     check_out(out, kind="benchmarks")

@@ -3,6 +3,7 @@
 The table goes to standard output; ``--out`` writes a folder, in which a killed run goes on.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -40,11 +41,10 @@ _EXAMPLES = """Examples:
 _STYLES = ("chat", "completion")
 
 
-@app.command(epilog=_EXAMPLES)
-@grouped_options
-def passkey(
-    model: ModelOptions,
-    adapter: AdapterOption = None,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridOptions:
+    """Which questions are asked."""
+
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +53,7 @@ def passkey(
             help="Tokens of question and answer together, k for 1024: 1k,2k,4k.",
             show_default="doubling from 512 to the whole context",
         ),
-    ] = None,
+    ] = None
     depths: Annotated[
         str,
         typer.Option(
@@ -61,22 +61,8 @@ def passkey(
             metavar="LIST",
             help="Per cent of the text before the key; or one number: so many, evenly spread.",
         ),
-    ] = "0,25,50,75,100",
-    cases: Annotated[int, typer.Option("--cases", help="Questions of each length and depth.")] = 5,
-    filler: Annotated[
-        str,
-        typer.Option(
-            "--filler",
-            metavar="repeated|FILE",
-            help="The paper's five sentences again and again, or a real text.",
-        ),
-    ] = "repeated",
-    prompt: Annotated[
-        str,
-        typer.Option(
-            "--prompt", help="chat for instruction models; completion for base models, a text."
-        ),
-    ] = "chat",
+    ] = "0,25,50,75,100"
+    cases: Annotated[int, typer.Option("--cases", help="Questions of each length and depth.")] = 5
     stop_below: Annotated[
         float,
         typer.Option(
@@ -84,8 +70,53 @@ def passkey(
             metavar="SHARE",
             help="Leave out longer texts where the share of right answers is surely below this.",
         ),
-    ] = 0.0,
-    seed: SeedOption = 0,
+    ] = 0.0
+
+    def plan(self) -> "tuple[GridPlan, tuple[int, ...] | None]":
+        """Return the plan without its lengths, and the lengths if they are named.
+
+        Raises:
+            ConfigError: One of the options is wrong.
+        """
+        from mixtral.eval.lengths import parse_depths, parse_lengths
+        from mixtral.eval.passkey_grid import GridPlan
+
+        named = None if self.lengths is None else parse_lengths("lengths", self.lengths)
+        depths = parse_depths(self.depths)
+        plan = GridPlan(
+            lengths=named or (), depths=depths, cases=self.cases, stop_below=self.stop_below
+        )
+        return plan, named
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptOptions:
+    """How a question is put."""
+
+    filler: Annotated[
+        str,
+        typer.Option(
+            "--filler",
+            metavar="repeated|FILE",
+            help="The paper's five sentences again and again, or a real text.",
+        ),
+    ] = "repeated"
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt", help="chat for instruction models; completion for base models, a text."
+        ),
+    ] = "chat"
+    seed: SeedOption = 0
+
+
+@app.command(epilog=_EXAMPLES)
+@grouped_options
+def passkey(
+    model: ModelOptions,
+    grid: GridOptions,
+    prompts: PromptOptions,
+    adapter: AdapterOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
     estimate: Annotated[
@@ -98,29 +129,20 @@ def passkey(
     """
     with spinner("starting"):
         from mixtral.eval.engine_answerer import EngineAnswerer
-        from mixtral.eval.lengths import parse_depths, parse_lengths
-        from mixtral.eval.passkey_grid import GridPlan
 
     # Everything that can be wrong with the options, before minutes of loading.
-    parsed = None if lengths is None else parse_lengths("lengths", lengths)
-    if prompt not in _STYLES:
-        raise ConfigError(f"prompt is {prompt!r}; it must be chat or completion.")
-    document = _read_filler(filler)
-    plan = GridPlan(
-        lengths=parsed or (), depths=parse_depths(depths), cases=cases, stop_below=stop_below
-    )
+    plan, named_lengths = grid.plan()
+    if prompts.prompt not in _STYLES:
+        raise ConfigError(f"prompt is {prompts.prompt!r}; it must be chat or completion.")
+    document = _read_filler(prompts.filler)
     check_out(out, kind="passkey")
     # Two contexts of cache: the prefix of one question stays while the next one runs.
     llm = model.load(max_num_seqs=2, adapters=named_adapter(adapter))
-    writer = _writer(llm, document, style=cast("Style", prompt), seed=seed)
-    plan = _with_lengths(plan, parsed, shortest=writer.shortest, context=llm.max_model_len)
+    writer = _writer(llm, document, prompts)
+    plan = _with_lengths(plan, named_lengths, shortest=writer.shortest, context=llm.max_model_len)
     answer = EngineAnswerer(llm, adapter=next(iter(llm.requests.adapters), None))
-    settings = _settings(model, adapter, document, style=prompt, seed=seed)
-    log = None
-    if out is not None and not estimate:
-        from mixtral.eval.trial_log import TrialLog
-
-        log = TrialLog(out, settings)
+    settings = _settings(model, adapter, document, prompts)
+    log = None if out is None or estimate else _log(out, settings)
     _say_cost(llm, answer, writer, plan, done=log.trials if log else [])
     if not estimate:
         result = _run(answer, writer, plan, log)
@@ -138,23 +160,26 @@ def _read_filler(filler: str) -> "Document | None":
     return Document(name=Path(filler).name, text="\n".join(texts))
 
 
-def _writer(
-    llm: "LLM", document: "Document | None", *, style: "Style", seed: int
-) -> "PromptWriter":
+def _writer(llm: "LLM", document: "Document | None", prompts: PromptOptions) -> "PromptWriter":
     from mixtral.eval.passkey import PromptWriter, RepeatedSentences, TextFiller
 
-    tokenizer = llm.tokenizer
+    tokenizer, style = llm.tokenizer, cast("Style", prompts.prompt)
     if document is None:
-        return PromptWriter(tokenizer, RepeatedSentences(tokenizer), style=style, seed=seed)
+        sentences = RepeatedSentences(tokenizer)
+        return PromptWriter(tokenizer, sentences, style=style, seed=prompts.seed)
     text = TextFiller(tokenizer, document.text, name=document.name)
-    return PromptWriter(tokenizer, text, style=style, seed=seed)
+    return PromptWriter(tokenizer, text, style=style, seed=prompts.seed)
+
+
+def _log(out: Path, settings: dict[str, Any]) -> "TrialLog":
+    from mixtral.eval.trial_log import TrialLog
+
+    return TrialLog(out, settings)
 
 
 def _with_lengths(
     plan: "GridPlan", lengths: tuple[int, ...] | None, *, shortest: int, context: int
 ) -> "GridPlan":
-    from dataclasses import replace
-
     from mixtral.eval.lengths import check_lengths, doubling_lengths
 
     chosen = doubling_lengths(context) if lengths is None else lengths
@@ -168,16 +193,16 @@ def _with_lengths(
 
 
 def _settings(
-    model: ModelOptions, adapter: str | None, document: "Document | None", *, style: str, seed: int
+    model: ModelOptions, adapter: str | None, document: "Document | None", prompts: PromptOptions
 ) -> dict[str, Any]:
     from mixtral.eval.documents import hash_documents
 
     return {
         "model": describe(model, adapter=adapter),
-        "prompt": style,
+        "prompt": prompts.prompt,
         "filler": "repeated" if document is None else document.name,
         "filler_sha256": None if document is None else hash_documents([document]),
-        "seed": seed,
+        "seed": prompts.seed,
     }
 
 

@@ -3,6 +3,7 @@
 The table goes to standard output; ``--out`` writes a folder.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,66 @@ _EXAMPLES = """Examples:
 _DEFAULT_CONTEXT = 512  # llama.cpp's
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowOptions:
+    """How texts are cut, for one number."""
+
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="TOKENS",
+            help="Tokens of a window, k for 1024.",
+            show_default=str(_DEFAULT_CONTEXT),
+        ),
+    ] = None
+    stride: Annotated[
+        str | None,
+        typer.Option(
+            "--stride",
+            metavar="TOKENS",
+            help="Let windows begin every so many tokens, and score each token once; without it, "
+            "the second half of windows that do not overlap, as llama.cpp does.",
+        ),
+    ] = None
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read each document in one pass, and score all of it.")
+    ] = False
+
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Return tokens of a window, None for whole documents, and its stride, None for halves.
+
+        Raises:
+            ConfigError: One of them is no length, or they do not fit together.
+        """
+        size = _one_length("context", self.context or str(_DEFAULT_CONTEXT))
+        step = None if self.stride is None else _one_length("stride", self.stride)
+        if step is not None and step >= size:
+            raise ConfigError(f"stride is {step}; it must be less than the context, {size}.")
+        return None if self.whole else size, step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveOptions:
+    """How texts are cut, for a curve."""
+
+    by_context: Annotated[
+        str | None,
+        typer.Option(
+            "--by-context",
+            metavar="LIST",
+            help="Score the same tokens after so many others: 512,1k,2k.",
+        ),
+    ] = None
+    windows: Annotated[
+        int, typer.Option("--windows", help="With --by-context: windows of each length.")
+    ] = 40
+    scored: Annotated[
+        int, typer.Option("--scored", help="With --by-context: scored tokens of each window.")
+    ] = 256
+    seed: SeedOption = 0
+
+
 @app.command(epilog=_EXAMPLES)
 @grouped_options
 def perplexity(
@@ -55,58 +116,21 @@ def perplexity(
             "more.",
         ),
     ],
+    window: WindowOptions,
+    curve: CurveOptions,
     adapter: AdapterOption = None,
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            metavar="TOKENS",
-            help="Tokens of a window, k for 1024.",
-            show_default=str(_DEFAULT_CONTEXT),
-        ),
-    ] = None,
-    stride: Annotated[
-        str | None,
-        typer.Option(
-            "--stride",
-            metavar="TOKENS",
-            help="Let windows begin every so many tokens, and score each token once; without it, "
-            "the second half of windows that do not overlap, as llama.cpp does.",
-        ),
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Read each document in one pass, and score all of it.")
-    ] = False,
-    by_context: Annotated[
-        str | None,
-        typer.Option(
-            "--by-context",
-            metavar="LIST",
-            help="Score the same tokens after so many others: 512,1k,2k.",
-        ),
-    ] = None,
-    windows: Annotated[
-        int, typer.Option("--windows", help="With --by-context: windows of each length.")
-    ] = 40,
-    scored: Annotated[
-        int, typer.Option("--scored", help="With --by-context: scored tokens of each window.")
-    ] = 256,
-    seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts texts; with --by-context, what more context is worth."""
     check_out(out, kind="perplexity")
-    _check_together(context=context, stride=stride, whole=whole, by_context=by_context)
+    _check_together(window, curve)
     with spinner("reading"):
         from mixtral.eval.documents import hash_documents, read_documents
         from mixtral.eval.lengths import parse_lengths
 
-    contexts = parse_lengths("by-context", by_context) if by_context is not None else ()
-    size = _one_length("context", context or str(_DEFAULT_CONTEXT))
-    step = None if stride is None else _one_length("stride", stride)
-    if step is not None and step >= size:
-        raise ConfigError(f"stride is {step}; it must be less than the context, {size}.")
+    contexts = () if curve.by_context is None else parse_lengths("by-context", curve.by_context)
+    size, step = window.sizes()
     documents = read_documents(text)
     llm = model.load(adapters=named_adapter(adapter))
     settings: dict[str, Any] = {
@@ -116,25 +140,24 @@ def perplexity(
     }
     measured: Perplexity | ContextCurve
     if contexts:
-        settings |= {"by_context": list(contexts), "seed": seed}
-        measured = _curve(llm, documents, contexts, windows=windows, scored=scored, seed=seed)
+        settings |= {"by_context": list(contexts), "seed": curve.seed}
+        measured = _curve(llm, documents, contexts, curve)
     else:
-        settings |= {"context": None if whole else size, "stride": step}
-        measured = _measure(llm, documents, context=None if whole else size, stride=step)
+        settings |= {"context": size, "stride": step}
+        measured = _measure(llm, documents, context=size, stride=step)
     cost = record_cost(llm, is_kept=as_json or out is not None)
     report = _report(measured, settings, cost, title=model_title(model, adapter=adapter))
     give_report(report, out=out, as_json=as_json)
 
 
-def _check_together(
-    *, context: str | None, stride: str | None, whole: bool, by_context: str | None
-) -> None:
+def _check_together(window: WindowOptions, curve: CurveOptions) -> None:
+    has_window = window.context is not None or window.stride is not None
     given = [
         name
         for name, is_given in (
-            ("--by-context", by_context is not None),
-            ("--whole", whole),
-            ("--context or --stride", context is not None or stride is not None),
+            ("--by-context", curve.by_context is not None),
+            ("--whole", window.whole),
+            ("--context or --stride", has_window),
         )
         if is_given
     ]
@@ -156,10 +179,7 @@ def _curve(
     llm: "LLM",
     documents: "Sequence[Document]",
     contexts: tuple[int, ...],
-    *,
-    windows: int,
-    scored: int,
-    seed: int,
+    options: CurveOptions,
 ) -> "ContextCurve":
     from mixtral.eval.context_curve import measure_curve
     from mixtral.eval.lengths import check_lengths
@@ -173,9 +193,9 @@ def _curve(
             [tokenizer.encode(document.text, bos=False) for document in documents],
             bos_id=tokenizer.bos_id,
             contexts=contexts,
-            num_windows=windows,
-            num_scored=scored,
-            seed=seed,
+            num_windows=options.windows,
+            num_scored=options.scored,
+            seed=options.seed,
             progress=show,
         )
 

@@ -100,7 +100,7 @@ def _draw_heat_map(figure: "Figure", result: GridResult, title: str) -> None:
     axes.set_yticks(range(rows), [f"{depth:.4g}" for depth in plan.depths])
     axes.set_xlabel("length (tokens, question and answer included)")
     axes.set_ylabel("depth of the key (%)")
-    axes.set_title(f"{title}: {plan.cases} cases per cell", fontsize=10)
+    axes.set_title(f"{title}: {plan.cases} case{'s'[: plan.cases > 1]} per cell", fontsize=10)
     figure.colorbar(image, ax=axes, label="right answers (%)")
 
 

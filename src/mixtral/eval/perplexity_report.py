@@ -130,6 +130,7 @@ def _draw_curve(figure: "Figure", curve: ContextCurve, title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.minorticks_off()
+    axes.margins(y=0.15)  # room for the legend above a flat curve
     axes.set_xlabel("context (tokens)")
     axes.set_ylabel("perplexity of the same tokens")
     axes.set_title(title, fontsize=10)

@@ -7,14 +7,19 @@ themselves after some hundred million tokens; a small one on a small budget may 
 attention to a useful pattern at the start is known to save much of the training of small models
 (mimetic initialization, arXiv:2305.09828). Here it is this pattern:
 
-    states       parted in mean [1], notes [n] and free [D - 1 - n]
+    states       parted in mean [1], notes [2 * m] and free [F = D - 1 - 2 * m]
     embedding    constant in mean, nothing in notes, normal noise in free, or what the token spells
-    layer 0      one head: query and key read mean alone and are turned against each other by one
-                 position, so it looks at the token before, whatever it is; it writes n numbers of
-                 that token to notes
-    layers 2, 3  one head per KV group: the query is the same n numbers of the current token, the
-                 key is notes. Both stand in pairs of the rotary embedding that turn so slowly that
-                 the distance hardly matters. What is found is copied, K numbers by each head
+    layer 0      two heads: query and key read mean alone, and the query is turned by one position,
+                 or two, so they look at the token before and at the one before that, whatever they
+                 are; each writes m numbers of its token to a block of notes
+    layers 2, 3  in each KV group the key is the notes, and the first head asks: where was the
+                 current token noted one back, and the one before it two back? Two tokens in a row
+                 tell places apart that one does not: a digit, a comma or "is" is everywhere. What
+                 is found is copied, K numbers by each group. The second head asks where both were
+                 noted as they are noted here, one and two back, which finds the value of a key in
+                 another layout; what it reads is not added to anything until it is learned.
+                 Queries and keys stand in pairs of the rotary embedding that turn so slowly that
+                 the distance hardly matters.
 
 All else is normal noise, as without this, and all of it learns. Letters as in
 ``kernels/reference.py``.
@@ -35,16 +40,20 @@ from mixtral.model.transformer import DecoderLayer, Transformer
 
 _NOTE_LAYER = 0
 _COPY_LAYERS = (2, 3)
-_LEAST_NOTES = 8
+_NUM_NOTES = 2  # how many tokens before are noted down
+_LEAST_NOTE = 4  # fewest numbers of a note
 # Standard deviation of the embedding: with a tied head, a state that is one token's embedding gives
 # that token a logit of 0.12 * D, enough to be sure of it among 32k words.
 _EMBEDDING_STD = 0.12
 _MEAN_SHARE = 0.7  # length of the constant over that of the noise
-_NOTE_GAIN = 2.0  # length of a note over that of an embedding
-_COPY_GAIN = 6.0  # what a copying head adds over what it read
-_NUM_FAST_PAIRS = 6  # the fastest pairs tell neighbouring positions apart
-_POSITION_SCORE = 60.0  # score of the token before over one where the pairs cancel
+_NOTE_GAIN = 0.8  # length of a note over that of an embedding
+_COPY_GAIN = 6.0  # what the copying heads add over what they read
+_FAST_PAIRS = (4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # weights of the pairs that tell positions apart
+_POSITION_SCORE = 120.0  # score of the position looked at over one where the pairs cancel
 _MATCH_SCORE = 60.0  # score of a note that matches over one that does not
+# Tokens before the current one -> the note it is compared with, and its share of the score.
+_AS_NOTED_NEXT = ((0, 1, 1.0), (1, 2, 0.6))
+_AS_NOTED_HERE = ((1, 1, 0.5), (2, 2, 1.0))
 
 
 def init_copying(model: Transformer, seed: int, pieces: Sequence[bytes] | None = None) -> None:
@@ -64,6 +73,7 @@ def init_copying(model: Transformer, seed: int, pieces: Sequence[bytes] | None =
     """
     config = model.config
     slow = _slow_dimensions(config)
+    size = len(slow) // _NUM_NOTES
     generator = torch.Generator().manual_seed(seed)
 
     def orthonormal(rows: int, columns: int) -> Tensor:
@@ -72,13 +82,15 @@ def init_copying(model: Transformer, seed: int, pieces: Sequence[bytes] | None =
         return columns_first.T
 
     basis = orthonormal(config.hidden_size, config.hidden_size)
-    mean, notes, free = basis[0], basis[1 : 1 + len(slow)], basis[1 + len(slow) :]
-    reader = orthonormal(len(slow), len(free)) @ free  # [n, D]: what a note holds of a token
-    values = orthonormal(config.hidden_size, config.hidden_size)
+    mean, notes, free = basis.split([1, _NUM_NOTES * size, len(basis) - 1 - _NUM_NOTES * size])
+    reader = orthonormal(size, len(free)) @ free  # [m, D]: what a note holds of a token
+    values = orthonormal(len(free), len(free)) @ free
     token_norm = _EMBEDDING_STD * math.sqrt(len(free))
     # What the norm in front of a layer multiplies states by, before and after notes are in them.
     plain = math.sqrt(config.hidden_size) / math.hypot(1, _MEAN_SHARE) / token_norm
-    noted = math.sqrt(config.hidden_size) / math.hypot(1, _MEAN_SHARE, _NOTE_GAIN) / token_norm
+    noted = math.sqrt(config.hidden_size) / token_norm
+    noted /= math.hypot(1, _MEAN_SHARE, _NOTE_GAIN * _NUM_NOTES**0.5)
+    written = _NOTE_GAIN * math.sqrt(len(free) / size)  # a note over what the reader reads
     with torch.no_grad():
         embedding = model.model.embed_tokens.weight
         noise = torch.randn(len(embedding), len(free), generator=generator)
@@ -86,70 +98,96 @@ def init_copying(model: Transformer, seed: int, pieces: Sequence[bytes] | None =
             noise[: len(pieces)] = spelling_features(pieces, len(free), generator)
         embedding.copy_(_EMBEDDING_STD * noise @ free + _MEAN_SHARE * token_norm * mean)
         first = _attention(model, _NOTE_LAYER)
-        _look_back(first, config, mean, normed=_MEAN_SHARE * token_norm * plain)
-        _note(
-            first, config, reader, notes, gain=_NOTE_GAIN / plain * (len(free) / len(slow)) ** 0.5
-        )
+        blocks = notes.view(_NUM_NOTES, size, -1)
+        for head, block in enumerate(blocks):
+            _look_back(
+                first, config, mean[0], head, back=head + 1, normed=_MEAN_SHARE * token_norm * plain
+            )
+            _note(first, config, reader, block, head, gain=written / plain)
+        # What a query or key reads of the current token [0], and of the tokens before it.
+        read = [reader, *(block / written for block in blocks)]
+        length = token_norm * math.sqrt(size / len(free)) * noted
         for number, layer in enumerate(_COPY_LAYERS):
-            product = token_norm * (len(slow) / len(free)) ** 0.5 * _NOTE_GAIN * token_norm
-            _match(_attention(model, layer), config, slow, reader, notes, product * noted**2)
-            _copy(_attention(model, layer), config, values, number, gain=_COPY_GAIN / noted)
+            attention = _attention(model, layer)
+            _match(attention, config, slow, read, length)
+            _copy(attention, config, values, number, gain=_COPY_GAIN / noted)
 
 
-def _look_back(attention: Attention, config: ModelConfig, mean: Tensor, *, normed: float) -> None:
-    """Make head 0 look at the token before; ``normed`` is the constant in a normed state."""
-    width = config.head_dim
-    frequencies = _frequencies(config)
-    fast = torch.zeros(width // 2)
-    fast[:_NUM_FAST_PAIRS] = _NUM_FAST_PAIRS**-0.5
-    query = torch.cat([fast, torch.zeros_like(fast)])
-    key = torch.cat([fast * frequencies.cos(), fast * frequencies.sin()])  # one position ahead
-    gain = math.sqrt(_POSITION_SCORE * math.sqrt(width)) / normed
-    attention.q_proj.weight[:width] = gain * query[:, None] * mean
-    attention.k_proj.weight[:width] = gain * key[:, None] * mean
+def _look_back(
+    attention: Attention, config: ModelConfig, mean: Tensor, head: int, *, back: int, normed: float
+) -> None:
+    """Make a head look ``back`` tokens back; ``normed`` is the constant in a normed state."""
+    fast = torch.zeros(config.head_dim // 2)
+    weights = torch.tensor(_FAST_PAIRS[: len(fast)])
+    fast[: len(weights)] = (weights / weights.sum()).sqrt()
+    turn = back * _frequencies(config)
+    query = torch.cat([fast * turn.cos(), -fast * turn.sin()])
+    key = torch.cat([fast, torch.zeros_like(fast)])
+    gain = math.sqrt(_POSITION_SCORE * math.sqrt(config.head_dim)) / normed
+    attention.q_proj.weight[_rows(config, head)] = gain * query[:, None] * mean
+    attention.k_proj.weight[_rows(config, head // _per_group(config))] = gain * key[:, None] * mean
 
 
 def _note(
-    attention: Attention, config: ModelConfig, reader: Tensor, notes: Tensor, *, gain: float
+    attention: Attention,
+    config: ModelConfig,
+    reader: Tensor,
+    block: Tensor,
+    head: int,
+    *,
+    gain: float,
 ) -> None:
-    """Make head 0 write ``reader`` of what it looks at, [n, D], to ``notes``, [n, D]."""
-    attention.v_proj.weight[: config.head_dim] = 0
-    attention.v_proj.weight[: len(reader)] = reader
-    attention.o_proj.weight[:, : config.head_dim] = 0
-    attention.o_proj.weight[:, : len(notes)] = gain * notes.T
+    """Make a head write ``reader`` of what it looks at, [m, D], to ``block``, [m, D]."""
+    value = torch.zeros(config.head_dim, config.hidden_size)
+    value[: len(reader)] = reader
+    attention.v_proj.weight[_rows(config, head // _per_group(config))] = value
+    written = torch.zeros(config.hidden_size, config.head_dim)
+    written[:, : len(reader)] = gain * block.T
+    attention.o_proj.weight[:, _rows(config, head)] = written
 
 
 def _match(
     attention: Attention,
     config: ModelConfig,
     slow: Tensor,
-    reader: Tensor,
-    notes: Tensor,
-    product: float,
+    read: Sequence[Tensor],
+    length: float,
 ) -> None:
-    """Make one head of each group look for notes of the current token.
+    """Make the first two heads of each group look for notes.
 
-    ``product`` is what query and key of a match give without a gain.
+    ``read`` is what is read of the current token and of those before it, each [m, D]; ``length``
+    is how long that is.
     """
-    width = config.head_dim
-    gain = math.sqrt(_MATCH_SCORE * math.sqrt(width) / product)
-    query, key = torch.zeros(width, config.hidden_size), torch.zeros(width, config.hidden_size)
-    query[slow], key[slow] = gain * reader, gain * notes
+    gain = math.sqrt(_MATCH_SCORE * math.sqrt(config.head_dim)) / length
+    size = len(read[0])
+    places = [slow[number::_NUM_NOTES][:size] for number in range(_NUM_NOTES)]
     for group in range(config.num_key_value_heads):
-        attention.q_proj.weight[_rows(config, group * _per_group(config))] = query
-        attention.k_proj.weight[_rows(config, group)] = key
+        key = attention.k_proj.weight[_rows(config, group)]
+        key[slow] = 0
+        for number, place in enumerate(places):
+            key[place] = gain * read[number + 1]
+        for nth, pattern in zip(
+            range(_per_group(config)), (_AS_NOTED_NEXT, _AS_NOTED_HERE), strict=False
+        ):
+            query = attention.q_proj.weight[_rows(config, group * _per_group(config) + nth)]
+            query[slow] = 0
+            for before, note, share in pattern:
+                query[places[note - 1]] = gain * share * read[before]
 
 
 def _copy(
     attention: Attention, config: ModelConfig, values: Tensor, number: int, *, gain: float
 ) -> None:
-    """Make the matching heads repeat what they find, each some of its dimensions."""
+    """Make both heads of a group read K dimensions of what they find, and the first repeat it."""
     width, groups = config.head_dim, config.num_key_value_heads
     for group in range(groups):
-        first = (number * groups + group) * width % (config.hidden_size - width + 1)
+        first = (number * groups + group) * width % max(1, len(values) - width + 1)
         part = values[first : first + width]
-        attention.v_proj.weight[_rows(config, group)] = part
-        attention.o_proj.weight[:, _rows(config, group * _per_group(config))] = gain * part.T
+        head = group * _per_group(config)
+        attention.v_proj.weight[_rows(config, group)][: len(part)] = part
+        attention.o_proj.weight[:, _rows(config, head)][:, : len(part)] = gain * part.T
+        if _per_group(config) > 1:
+            attention.o_proj.weight[:, _rows(config, head + 1)] = 0
 
 
 def _rows(config: ModelConfig, head: int) -> slice:
@@ -165,12 +203,17 @@ def _slow_dimensions(config: ModelConfig) -> Tensor:
     half = config.head_dim // 2
     turned = _frequencies(config) * config.max_position_embeddings
     pairs = (turned < 1).nonzero()[:, 0]
-    if config.num_hidden_layers <= max(_COPY_LAYERS) or 2 * len(pairs) < _LEAST_NOTES:
+    least = _NUM_NOTES * _LEAST_NOTE
+    if (
+        config.num_hidden_layers <= max(_COPY_LAYERS)
+        or config.num_attention_heads < _NUM_NOTES
+        or 2 * len(pairs) < least
+    ):
         raise ConfigError(
             f"init is 'copy'; it needs at least {max(_COPY_LAYERS) + 1} layers, not "
-            f"{config.num_hidden_layers}, and {_LEAST_NOTES} dimensions of a head that turn by "
-            f"less than a radian over the context, not {2 * len(pairs)}. Use a larger rope_theta "
-            "or head_dim, or init 'normal'."
+            f"{config.num_hidden_layers}, {_NUM_NOTES} heads, not {config.num_attention_heads}, "
+            f"and {least} dimensions of a head that turn by less than a radian over the context, "
+            f"not {2 * len(pairs)}. Use a larger rope_theta or head_dim, or init 'normal'."
         )
     return torch.cat([pairs, pairs + half])
 

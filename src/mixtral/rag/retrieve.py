@@ -2,9 +2,11 @@
 
 Two indexes propose candidates: vectors find what means the same, words find names and numbers.
 
-- ``weights``: (1 - w) * similarity + w * BM25, each scaled so that the best candidate has 1 and the
-  least that is possible has 0 (Bruch, Gai and Ingber, "An analysis of fusion functions for hybrid
-  retrieval", arXiv:2210.11934, section 4: better than ranks, and stable in w).
+- ``weights``: (1 - w) * similarity + w * BM25, each divided by that of the best candidate (Bruch,
+  Gai and Ingber, "An analysis of fusion functions for hybrid retrieval", arXiv:2210.11934, section
+  4: better than ranks, and stable in w). They put 0 at the least cosine that is possible, -1. Here
+  it is at 0, which unrelated texts have: with -1 the cosines of all candidates are nearly the same
+  after scaling, and a word that they share counts for more than what they say.
 - ``ranks``: the sum of 1 / (60 + rank) over both orders (Cormack, Clarke and Buettcher, "Reciprocal
   rank fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009).
 
@@ -81,15 +83,14 @@ def fuse(
         keyword_weight: The share of the words in ``weights``.
 
     >>> fuse(np.array([0.5, 0.2]), np.array([0.0, 7.0]), fusion="weights", keyword_weight=0.5)
-    array([0.5, 0.9])
+    array([0.5, 0.7])
     """
     if fusion == "ranks":
         by_vector = 1 / (_RANK_OFFSET + _ranks(similarities))
         by_words = np.where(keywords > 0, 1 / (_RANK_OFFSET + _ranks(keywords)), 0)
         joined: Scores = by_vector + by_words
         return joined
-    # -1 is the least cosine and 0 the least BM25.
-    by_vector = (similarities + 1) / max(similarities.max() + 1, 1e-9)
+    by_vector = np.maximum(similarities, 0) / max(similarities.max(), 1e-9)
     by_words = keywords / max(keywords.max(), 1e-9)
     weighted: Scores = (1 - keyword_weight) * by_vector + keyword_weight * by_words
     return weighted

@@ -1,0 +1,165 @@
+"""Put what was measured into docs/evaluation.md and docs/routing.md; no number is typed there.
+
+    python benchmarks/evaluation_page.py
+
+The numbers come from benchmarks/results: ``evaluation.json`` (benchmarks/evaluation.py),
+``eval_speed.json`` and ``routing_overhead.json`` (the scripts of these names). Each has its place
+between two marks of a page; a place whose file is missing stays as it is.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixtral.whole_file import write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+END = "<!-- end -->\n"
+
+Found = Mapping[str, Any]
+"""What a script wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A place on a page, and what belongs there."""
+
+    page: str
+    """File in docs/."""
+    script: str
+    """Script that measured; its file of results has the same name."""
+    write: Callable[[Found], str]
+    """Makes Markdown of the results."""
+
+    @property
+    def mark(self) -> str:
+        """The line before it."""
+        return f"<!-- made from benchmarks/results/{self.script}.json -->\n"
+
+
+def main(results: Path = RESULTS, docs: Path = DOCS) -> int:
+    """Write all places; return the exit status."""
+    for place in PLACES:
+        file = results / f"{place.script}.json"
+        if not file.is_file():
+            print(f"{file} is missing; {place.page} keeps what it has.", file=sys.stderr)
+            continue
+        page = docs / place.page
+        found = json.loads(file.read_text(encoding="utf-8"))
+        text = fill(page.read_text(encoding="utf-8"), place.mark, place.write(found))
+        write_whole(page, text)
+        print(f"wrote the part of {place.script} in {page}", file=sys.stderr)
+    return 0
+
+
+def fill(text: str, mark: str, part: str) -> str:
+    """Return a page with a new part between a mark and the next end.
+
+    Raises:
+        ValueError: The page lacks the mark, or its end.
+    """
+    before, found, rest = text.partition(mark)
+    _, end, after = rest.partition(END)
+    if not (found and end):
+        raise ValueError(f"the page lacks the line {mark.strip()!r}, or {END.strip()!r} behind it.")
+    return f"{before}{mark}{part.rstrip()}\n{END}{after}"
+
+
+def write_speed(found: Found) -> str:
+    """Show loglikelihood tasks beside lm-evaluation-harness's own backend."""
+    rows, notes = [], []
+    for case in found["eval_speed"]:
+        name = case["model"] + (f", {case['layers']} layers" if case["layers"] else "")
+        for task in case["tasks"]:
+            seconds = {side: task["seconds"][side]["median"] for side in ("mixtral", "lm-eval")}
+            ratio = task["ratio"]
+            rows.append(
+                [
+                    name,
+                    task["task"],
+                    str(task["questions_per_round"]),
+                    f"{seconds['mixtral']:.2f}",
+                    f"{seconds['lm-eval']:.2f}",
+                    f"{ratio['median']:.1f}x ({ratio['min']:.1f}..{ratio['max']:.1f})",
+                ]
+            )
+        gate, dtypes = case["gate"], case["dtype"]
+        tried = ", ".join(map(str, case["batches_tried"]))
+        memory = " and ".join(
+            f"{case[side]['peak_rss_bytes'] / 1e9:.1f} GB" for side in ("mixtral", "lm-eval")
+        )
+        notes.append(
+            f"* {name}: {dtypes['mixtral']}, and there {dtypes['lm-eval']} in batches of "
+            f"{case['batch']}, the fastest of {tried}. Same choice in {gate['same_choice']} "
+            f"questions, log-probabilities within {gate['logprob_relative_error']['max']:.1e} of "
+            f"each other. Peak memory {memory}."
+        )
+    head = ["model", "task", "questions", "ours (s)", "lm-eval (s)", "lm-eval takes"]
+    return "\n".join([_table(head, rows), *notes, _conditions(found, "lm_eval", "transformers")])
+
+
+def write_overhead(found: Found) -> str:
+    """Show what counting the visits of experts costs a step of the engine."""
+    rows = [
+        [
+            row["case"],
+            row["work"],
+            str(row["tokens"]),
+            f"{row['step_ms']['median']:.2f}",
+            _percent(row["off"]),
+            _percent(row["on"]),
+        ]
+        for row in found["routing"]
+    ]
+    head = ["model", "step", "tokens", "without (ms)", "built in, off", "on"]
+    return "\n".join([_table(head, rows), _conditions(found)])
+
+
+def write_nano(found: Found) -> str:
+    """Show the reports on the model of the package: commands, pictures, tables."""
+    lines = []
+    for part in found["evaluation"]:
+        lines += [f"### {part['title']}", "", "```bash", *part["commands"], "```", ""]
+        lines += [f"![{picture['alt']}]({picture['file']})\n" for picture in part["pictures"]]
+        lines += [f"[{link['text']}]({link['file']})\n" for link in part["links"]]
+        lines += [part["tables"].strip(), ""]
+    return "\n".join([*lines, _conditions(found)])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
+
+
+def _percent(quotient: Mapping[str, float]) -> str:
+    low, middle, high = (100 * (quotient[name] - 1) for name in ("min", "median", "max"))
+    return f"{middle:+.1f} % ({low:+.1f}..{high:+.1f})"
+
+
+def _conditions(found: Found, *versions: str) -> str:
+    machine, notes = found["machine"], found["notes"]
+    parts = [
+        f"{machine['cpu']}, {notes['threads']} of {machine['cores']} cores",
+        f"torch {machine['torch']}",
+        *(f"{name.replace('_', '-')} {notes[name]}" for name in versions),
+        found["date"][:10],
+    ]
+    others = notes["other_processes"]
+    if others is not None:
+        parts.append(f"other processes took {others:.0%} of the machine meanwhile")
+    return f"* {'; '.join(parts)}. Medians, with the smallest and largest."
+
+
+PLACES = (
+    Place(page="evaluation.md", script="evaluation", write=write_nano),
+    Place(page="evaluation.md", script="eval_speed", write=write_speed),
+    Place(page="routing.md", script="routing_overhead", write=write_overhead),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
