@@ -235,7 +235,7 @@ def test_models_are_listed_and_described(client):
     assert all(type(card).__name__ == "BaseModelCard" for card in cards)
     card = client.models.retrieve(model_id="nano")
     assert card.capabilities.completion_chat
-    assert card.max_context_length == 2048
+    assert card.max_context_length == 8192
 
 
 def test_wrong_key_is_an_error_with_status_401(server):
@@ -259,8 +259,8 @@ def test_bad_fields_are_named(client, field, value, streamed):
 
 
 def test_a_conversation_that_cannot_fit_is_refused(client):
-    messages = [{"role": "user", "content": "word " * 5000}]
-    with pytest.raises(MistralError, match="2048") as error:
+    messages = [{"role": "user", "content": "word " * 9000}]
+    with pytest.raises(MistralError, match="8192") as error:
         client.chat.complete(messages=messages, **GREEDY)
     assert error.value.status_code == 400
 
