@@ -38,7 +38,7 @@ class CollectionSettings:
     """Whether keywords are reduced to their English stems. Fixed when the collection is made."""
     fusion: Fusion = "weights"
     """How similarity and keywords are joined: by weighted scores, or by reciprocal ranks."""
-    keyword_weight: float = 0.3
+    keyword_weight: float = 0.1
     """Share of the keyword score in ``weights``, from 0 to 1; 0 searches by similarity alone."""
     diversity: float = 0.1
     """From 0 (the best passages, whatever they repeat) to 1 (as different as can be)."""
