@@ -34,6 +34,7 @@ import torch
 
 from mixtral.bench.gate import TOLERANCES, gate_prompt
 from mixtral.bench.other_processes import OtherProcesses
+from mixtral.bench.probes import float32_gflops
 from mixtral.bench.results import Report, Spread, peak_rss_bytes, write_json
 from mixtral.config import ModelConfig
 from mixtral.errors import EngineError
@@ -292,7 +293,7 @@ def _measure_side(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     (name,) = options.models
     case, is_ours = CASES[name], options.side == "mixtral"
-    before = _matmul_gflops()
+    before = float32_gflops()
     score, logits = (_load_ours if is_ours else _load_theirs)(case)
     prompt = gate_prompt(vocab_size=_config(case).vocab_size, max_tokens=CONTEXT)
     np.save(options.folder / f"{options.side}.npy", logits(prompt))
@@ -305,7 +306,7 @@ def _measure_side(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "batches": batches,
         "peak_rss_bytes": peak_rss_bytes(),
-        "matmul_gflops": [before, _matmul_gflops()],
+        "matmul_gflops": [before, float32_gflops()],
     }
 
 
@@ -382,16 +383,6 @@ def _their_model(case: Case) -> Any:
 
 def _config(case: Case) -> ModelConfig:
     return find_model(case.model, layers=case.layers).config
-
-
-def _matmul_gflops() -> float:
-    matrix = torch.randn(1024, 1024)
-    seconds = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(seconds) / 1e9
 
 
 if __name__ == "__main__":

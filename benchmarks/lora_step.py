@@ -36,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.peer import fuse_weights
-from mixtral.bench.probes import Prober, Probes
+from mixtral.bench.probes import Prober, Probes, float32_gflops
 from mixtral.bench.results import Report, Spread, peak_rss_bytes, write_json
 from mixtral.checkpoint import packed_config, quantized_tensors
 from mixtral.checkpoint.peft import write_adapter
@@ -246,7 +246,7 @@ def _measure(
     engine: str, options: argparse.Namespace, tokens: int, prober: Prober
 ) -> dict[str, Any]:
     """Run an engine in a process of its own, between two probes."""
-    before, before_float32 = prober.measure(), _float32_gflops()
+    before, before_float32 = prober.measure(), float32_gflops()
     command = [sys.executable, __file__, "--engine", engine, "--tokens", str(tokens)]
     for name in ("layers", "targets", "warm-up", "repeats", "threads"):
         command += [f"--{name}", str(getattr(options, name.replace("-", "_")))]
@@ -259,7 +259,7 @@ def _measure(
         "probes": {
             "read_gb_per_s": probes.read_gb_per_s,
             "bf16_gflops": probes.bf16_gflops,
-            "float32_gflops": max(before_float32, _float32_gflops()),
+            "float32_gflops": max(before_float32, float32_gflops()),
         },
     }
     row |= numbers
@@ -302,17 +302,6 @@ def _peak_of(pid: int) -> int:
     except OSError:
         return 0
     return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:")), 0)
-
-
-def _float32_gflops(size: int = 2048) -> float:
-    """The ceiling of float32 steps: the best of three products of square matrices."""
-    matrix = torch.ones(size, size)
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds) / 1e9
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

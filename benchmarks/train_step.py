@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from mixtral.bench.other_processes import OtherProcesses
+from mixtral.bench.probes import float32_gflops
 from mixtral.bench.results import Report, Spread, peak_rss_bytes, write_json
 from mixtral.checkpoint import open_checkpoint, write_checkpoint
 from mixtral.config import ModelConfig
@@ -153,25 +154,15 @@ def _measure_side(side: str, folder: Path, options: argparse.Namespace) -> dict[
     generator = torch.Generator().manual_seed(1)
     vocabulary = open_checkpoint(folder).config.vocab_size
     ids = torch.randint(0, vocabulary, (options.sequences, LENGTH), generator=generator)
-    before = _matmul_gflops()
+    before = float32_gflops()
     train = _train_ours if side == "mixtral" else _train_theirs
     result = train(folder, ids, dtype, options.steps)
     # The probe's own memory is far below that of a step.
     return result | {
         "dtype": str(dtype).removeprefix("torch."),
         "peak_rss_bytes": peak_rss_bytes(),
-        "matmul_gflops": [before, _matmul_gflops()],
+        "matmul_gflops": [before, float32_gflops()],
     }
-
-
-def _matmul_gflops() -> float:
-    matrix = torch.randn(1024, 1024)
-    seconds = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(seconds) / 1e9
 
 
 class _Clock:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from mixtral.agent.results import result_text
 from mixtral.agent.short_schema import short_schema
-from mixtral.agent.tool import MAX_TOOLS, Tool, ToolError, checked_by_schema
+from mixtral.agent.tool import Tool, ToolError, checked_by_schema
 from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.tools.definitions import MAX_TOOLS
 from mixtral.validation import require_positive_number
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mixtral.errors import ConfigError
+from mixtral.tools.definitions import MAX_TOOLS, openai_tool
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-MAX_TOOLS = 128
-"""Tools of one agent; a request may name no more."""
 
 
 class ArgumentsError(Exception):
@@ -76,12 +75,7 @@ class Tool:
 
     def as_openai(self) -> dict[str, Any]:
         """Return the tool as a request spells it."""
-        function = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": self.parameters,
-        }
-        return {"type": "function", "function": function}
+        return openai_tool(self.name, self.description, self.parameters)
 
 
 def by_name(tools: Sequence[Tool]) -> dict[str, Tool]:

@@ -8,6 +8,7 @@ sum may lose more than the adapter gained. Merge into the weights that it was pa
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from mixtral.checkpoint.containers import cast
 from mixtral.checkpoint.names import Layout
 from mixtral.checkpoint.peft import read_adapter
 from mixtral.checkpoint.reader import Checkpoint, open_checkpoint
-from mixtral.checkpoint.staging import copy_tokenizer, staged
+from mixtral.checkpoint.staging import copy_tokenizer
 from mixtral.checkpoint.writer import WrittenLayout, write_checkpoint
 from mixtral.errors import CheckpointError
 from mixtral.model.adapter import Adapter
@@ -60,18 +61,14 @@ def merge_adapter(
             f"--quantization {checkpoint.recipe.name}, or serve it unmerged."
         )
     found = read_adapter(adapter, checkpoint.config)
-    with staged(target) as staging:
-        copy_tokenizer(base, staging)
-        write_checkpoint(
-            staging / "weights",
-            checkpoint.config,
-            merged_tensors(checkpoint, found),
-            layout=_WRITTEN[checkpoint.layout],
-            on_bytes=on_bytes,
-        )
-        for file in list((staging / "weights").iterdir()):
-            file.rename(staging / file.name)
-        (staging / "weights").rmdir()
+    write_checkpoint(
+        target,
+        checkpoint.config,
+        merged_tensors(checkpoint, found),
+        layout=_WRITTEN[checkpoint.layout],
+        add_tokenizer=partial(copy_tokenizer, base),
+        on_bytes=on_bytes,
+    )
 
 
 def merged_tensors(checkpoint: Checkpoint, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:

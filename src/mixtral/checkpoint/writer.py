@@ -9,11 +9,13 @@ A model folder appears whole or not at all (see ``staging``); its config is writ
 """
 
 import json
+import logging
 import os
 import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 from typing import cast as cast_type
@@ -33,7 +35,11 @@ from mixtral.checkpoint.names import (
 from mixtral.checkpoint.reader import open_checkpoint
 from mixtral.checkpoint.staging import copy_tokenizer, staged, write_json
 from mixtral.config import DType, ModelConfig
-from mixtral.errors import CheckpointError
+from mixtral.errors import CheckpointError, TokenizerError
+from mixtral.tokenizer import has_tokenizer
+from mixtral.tokenizer.hugging_face import write_hugging_face_tokenizer
+
+logger = logging.getLogger(__name__)
 
 WrittenLayout = Literal["hf", "consolidated"]
 
@@ -52,9 +58,10 @@ def write_checkpoint(
     layout: WrittenLayout,
     max_shard_bytes: int = 5 * 10**9,
     dtype: torch.dtype | None = None,
+    add_tokenizer: Callable[[Path], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a model folder: config and weights.
+    """Write a model folder: config and weights, and a tokenizer where one is added.
 
     Args:
         folder: The target; it must not exist, or be empty.
@@ -67,6 +74,8 @@ def write_checkpoint(
             they are tied, because that format has no word for it.
         max_shard_bytes: Largest size of a shard's tensors; a larger tensor gets its own shard.
         dtype: Convert to this type; None keeps each tensor's own.
+        add_tokenizer: Puts the files of a tokenizer into the folder it gets, before the weights;
+            in the layout "hf" those that transformers reads come beside them.
         on_bytes: Called with the number of bytes each time some are on their way to disk.
 
     Raises:
@@ -74,6 +83,10 @@ def write_checkpoint(
             given twice or of a wrong shape or type.
     """
     with staged(folder) as staging:
+        if add_tokenizer is not None:
+            add_tokenizer(staging)
+            if layout == "hf":
+                _add_hugging_face_tokenizer(staging)
         _write(
             staging,
             config,
@@ -104,17 +117,25 @@ def convert(
             f"{source} is packed as {checkpoint.recipe.name}; only unquantized weights can be "
             "written in another layout or precision. Convert the model that it was made from."
         )
-    with staged(target) as staging:
-        copy_tokenizer(source, staging)
-        _write(
-            staging,
-            checkpoint.config,
-            checkpoint.tensors(keep=False),
-            layout=layout,
-            max_shard_bytes=5 * 10**9,
-            dtype=dtype,
-            on_bytes=on_bytes,
-        )
+    write_checkpoint(
+        target,
+        checkpoint.config,
+        checkpoint.tensors(keep=False),
+        layout=layout,
+        dtype=dtype,
+        add_tokenizer=partial(copy_tokenizer, source),
+        on_bytes=on_bytes,
+    )
+
+
+def _add_hugging_face_tokenizer(folder: Path) -> None:
+    """Put beside Mistral's tokenizer the files that transformers wants; weights alone are fine."""
+    if not has_tokenizer(folder):
+        return
+    try:
+        write_hugging_face_tokenizer(folder)
+    except TokenizerError as error:
+        logger.warning("%s; other programs will find no tokenizer beside the weights.", error)
 
 
 def _require_free_disk(folder: Path, config: ModelConfig, layout: str, dtype: DType) -> None:

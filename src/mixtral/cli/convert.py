@@ -24,14 +24,13 @@ from rich.progress import (
 from mixtral.cli.calibration import run_calibration
 from mixtral.cli.console import (
     format_bytes,
-    note,
     print_json,
     spinner,
     stderr_console,
     stdout_console,
 )
 from mixtral.cli.options import LayersOption
-from mixtral.errors import ConfigError, TokenizerError
+from mixtral.errors import ConfigError
 from mixtral.model_source import is_hub_id
 from mixtral.quantization import RECIPES
 
@@ -201,21 +200,6 @@ def _write(
         config = checkpoint.open_checkpoint(source.folder).config
         with _progress(_total_bytes(config, layout, dtype)) as on_bytes:
             checkpoint.convert(source.folder, target, layout=layout, dtype=dtype, on_bytes=on_bytes)
-    if layout == "hf":
-        _add_hugging_face_tokenizer(target)
-
-
-def _add_hugging_face_tokenizer(folder: Path) -> None:
-    """Put beside Mistral's tokenizer the files that transformers wants; weights alone are fine."""
-    from mixtral.tokenizer import has_tokenizer
-    from mixtral.tokenizer.hugging_face import write_hugging_face_tokenizer
-
-    if not has_tokenizer(folder):
-        return
-    try:
-        write_hugging_face_tokenizer(folder)
-    except TokenizerError as error:
-        note(f"{error}; other programs will find no tokenizer in {folder}.")
 
 
 def _quantize(source: "ModelSource", target: Path, quantization: str, *, name: str) -> None:

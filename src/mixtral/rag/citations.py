@@ -19,21 +19,10 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from mixtral.rag.records import Passage
-from mixtral.rag.words import index_terms
+from mixtral.rag.words import STOP_WORDS, index_terms
 
 MIN_SHARE = 0.6
 """Least share of a sentence's content words that its source has."""
-
-STOP_WORDS = frozenset({
-    "a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been",
-    "before", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has",
-    "have", "he", "her", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "me",
-    "more", "most", "my", "no", "not", "of", "on", "or", "our", "she", "should", "so", "some",
-    "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this",
-    "those", "to", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom",
-    "whose", "why", "will", "with", "would", "you", "your",
-})  # fmt: skip
-"""Words that are in every English text, so that sharing them says nothing."""
 
 _LONGEST_EXACT = 80  # Words; a longer sentence is found by its content words.
 _WORD = re.compile(r"\w+")

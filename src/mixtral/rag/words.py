@@ -16,13 +16,16 @@ _RUN = re.compile(
     r"|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002ffff]+"
 )
 _MAX_TERMS = 64
-_COMMON = (
-    "a about am an and any are as at be been but by can could did do does for from had has have he "
-    "her him his how i if in into is it its me my no not of on or our she should so than that the "
-    "their them then there these they this those to us was we were what when where which who whom "
-    "whose why will with would you your"
-)
-_IS_COMMON = frozenset(_COMMON.split())
+STOP_WORDS = frozenset({
+    "a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be",
+    "been", "before", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had",
+    "has", "have", "he", "her", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its",
+    "just", "me", "more", "most", "my", "no", "not", "of", "on", "or", "our", "she", "should",
+    "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these",
+    "they", "this", "those", "to", "us", "was", "we", "were", "what", "when", "where", "which",
+    "while", "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
+})  # fmt: skip
+"""English words that say nothing of what a text is about."""
 
 
 def index_terms(text: str) -> str:
@@ -50,7 +53,7 @@ def query_terms(question: str) -> list[str]:
     Of a question as long as a page, the first 64 words are taken.
     """
     words = list(dict.fromkeys(_words(question)))
-    return ([word for word in words if word not in _IS_COMMON] or words)[:_MAX_TERMS]
+    return ([word for word in words if word not in STOP_WORDS] or words)[:_MAX_TERMS]
 
 
 def _words(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from mixtral.engine import SamplingParams
 from mixtral.server.errors import ApiError
-from mixtral.server.openapi import answers
+from mixtral.server.openapi import answers, text_parameter
 from mixtral.server.schemas_answers import ModelCard, ModelListAnswer
 from mixtral.server.service import Service, unknown_model
 
@@ -23,23 +23,8 @@ CAPABILITIES = (
 )
 """What Mistral's cards tell of a model."""
 
-MODEL_FILTER = {
-    "name": "model",
-    "in": "query",
-    "required": False,
-    "schema": {"type": "string"},
-    "description": "Only the card of this name.",
-}
-"""Mistral's query of the list, as OpenAPI has it."""
-
-MODEL_ID = {
-    "name": "model_id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "A name; it may have slashes.",
-}
-"""The name in the path, as OpenAPI has it."""
+_MODEL_FILTER = text_parameter("model", "query", "Only the card of this name.")
+_MODEL_ID = text_parameter("model_id", "path", "A name; it may have slashes.")
 
 
 def model_router(service: Service) -> APIRouter:
@@ -49,7 +34,7 @@ def model_router(service: Service) -> APIRouter:
     @router.get(
         "/v1/models",
         summary="List the models",
-        openapi_extra={"parameters": [MODEL_FILTER]},
+        openapi_extra=_MODEL_FILTER,
         responses=answers(ModelListAnswer, errors=(400, 401)),
     )
     async def list_models(request: Request) -> Response:
@@ -69,7 +54,7 @@ def model_router(service: Service) -> APIRouter:
     @router.get(
         "/v1/models/{model_id:path}",
         summary="Describe a model",
-        openapi_extra={"parameters": [MODEL_ID]},
+        openapi_extra=_MODEL_ID,
         responses=answers(ModelCard, errors=(401, 404)),
     )
     async def retrieve_model(request: Request) -> Response:

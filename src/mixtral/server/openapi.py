@@ -5,7 +5,7 @@ references, and ``document`` adds the schemas that they point to.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -112,6 +112,18 @@ def upload_body(field: str) -> dict[str, Any]:
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
+
+
+def text_parameter(name: str, place: Literal["path", "query"], description: str) -> dict[str, Any]:
+    """Return FastAPI's ``openapi_extra`` for a text in the path, or one that the query may have."""
+    parameter = {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "schema": {"type": "string"},
+        "description": description,
+    }
+    return {"parameters": [parameter]}
 
 
 def answers(schema: type[BaseModel], *, errors: Sequence[int] = (400, 401, 422, 429)) -> Responses:

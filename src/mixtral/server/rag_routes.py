@@ -22,7 +22,7 @@ from mixtral.request import Request as EngineRequest
 from mixtral.server.body import read_body
 from mixtral.server.errors import ApiError
 from mixtral.server.generate import Generation, respond
-from mixtral.server.openapi import answers, body_of, stream_answers, upload_body
+from mixtral.server.openapi import answers, body_of, stream_answers, text_parameter, upload_body
 from mixtral.server.render_rag import RagRenderer, added_json, document_json, passages_json
 from mixtral.server.schemas_rag import (
     RagAddedList,
@@ -49,14 +49,7 @@ MAX_FILES = 100
 FILE_FIELD = "file"
 """The field of an upload that files are in."""
 
-DOCUMENT_ID = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "Id of a document, 16 hexadecimal digits.",
-}
-"""The id in the path, as OpenAPI has it."""
+_DOCUMENT_ID = text_parameter("id", "path", "Id of a document, 16 hexadecimal digits.")
 
 
 def rag_router(service: Service) -> APIRouter:
@@ -92,7 +85,7 @@ def _add_document_routes(router: APIRouter, service: Service) -> None:
     @router.get(
         "/v1/rag/documents/{id}",
         summary="Show a document with its text",
-        openapi_extra={"parameters": [DOCUMENT_ID]},
+        openapi_extra=_DOCUMENT_ID,
         responses=answers(RagDocumentText, errors=(401, 404, 501)),
     )
     async def show_document(request: Request) -> Response:
@@ -105,7 +98,7 @@ def _add_document_routes(router: APIRouter, service: Service) -> None:
     @router.delete(
         "/v1/rag/documents/{id}",
         summary="Remove a document",
-        openapi_extra={"parameters": [DOCUMENT_ID]},
+        openapi_extra=_DOCUMENT_ID,
         responses=answers(RagDeleted, errors=(401, 404, 501)),
     )
     async def remove_document(request: Request) -> Response:

@@ -23,6 +23,12 @@ _ChoiceWord = Literal["none", "auto", "any", "required"]
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
+def openai_tool(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a function as a request spells it."""
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolDefinition:
     """One function that the model may call."""
@@ -43,12 +49,7 @@ class ToolDefinition:
 
     def as_openai(self) -> dict[str, Any]:
         """Return the tool in the spelling of the chat template."""
-        function = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": self.parameters,
-        }
-        return {"type": "function", "function": function}
+        return openai_tool(self.name, self.description, self.parameters)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,14 +56,14 @@ def recover_result(folder: Path) -> None:
 
 
 def _write_model(folder: Path, first: FirstModel, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    source = first.source.folder
     write_checkpoint(
         folder,
         first.model.config.replace(dtype="bfloat16"),
         ((name, tensor.to(torch.bfloat16)) for name, tensor in tensors),
         layout="hf",
+        add_tokenizer=None if source is None else partial(copy_tokenizer, source),
     )
-    if first.source.folder is not None:
-        copy_tokenizer(first.source.folder, folder)
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

@@ -8,6 +8,7 @@ blocks with scales become bfloat16 in a folder, unless another dtype is asked fo
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -91,9 +92,9 @@ def convert_from_gguf(
         checkpoint.config,
         checkpoint.tensors(dtype=dtype or DTYPES[checkpoint.dtype], keep=False),
         layout=layout,
+        add_tokenizer=partial(copy_gguf_tokenizer, checkpoint),
         on_bytes=on_bytes,
     )
-    copy_gguf_tokenizer(checkpoint, target)
 
 
 def copy_gguf_tokenizer(checkpoint: GgufCheckpoint, folder: Path) -> None:
