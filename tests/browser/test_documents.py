@@ -122,6 +122,15 @@ def test_a_citation_opens_its_document_at_the_cited_words(page: "Page", way: str
     assert focused == way  # the keyboard goes on where it was
 
 
+def test_an_answer_without_a_source_shows_where_to_read(page: "Page") -> None:
+    nearest = {**RAG_ANSWER["citations"][0], "is_supported": False}
+    stub_documents(page, answer={**RAG_ANSWER, "citations": [], "nearest": nearest})
+    ask(page)
+    assert CITED in page.get_by_test_id("rag-nearest").inner_text()
+    page.get_by_test_id("citation").click()
+    assert page.get_by_test_id("cited").inner_text() == CITED
+
+
 def test_an_answer_that_is_not_in_the_documents_says_so(page: "Page") -> None:
     missing = {"answer": "Not in the documents.", "is_found": False, "citations": []}
     stub_documents(page, answer={**RAG_ANSWER, **missing, "passages": []})

@@ -82,6 +82,7 @@ RAG_ANSWER = {
     "answer": "Thirty-two rows lie side by side, in groups of 128 inputs [1].",
     "is_found": True,
     "citations": [{"number": 1, "is_supported": True, **PASSAGE}],
+    "nearest": None,
     "passages": [PASSAGE],
     "usage": {"prompt_tokens": 50, "completion_tokens": 20, "total_tokens": 70},
 }

@@ -218,6 +218,19 @@ def test_what_an_answer_does_not_show_is_said(
     assert told in result.stderr
 
 
+def test_answer_without_a_source_is_followed_by_the_sentence_to_read(
+    rag: Run, docs: Path, tiny: Path, says: Any
+) -> None:
+    rag("add", docs)
+    says("Dogs bark.")
+    arguments = ("ask", "In which bits is the first value?", "--model", tiny, *ALL)
+    lines = rag(*arguments).stdout.splitlines()
+    at = lines.index("Nearest to the question, in the document's words:")
+    assert f"{docs / 'packing.md'}, Packing, characters" in lines[at + 1]
+    assert lines[at + 2] == "    The first is in the low four bits."
+    assert read(rag(*arguments, "--json"))["nearest"]["text"] == lines[at + 2].strip()
+
+
 # ---- What is wrong -----------------------------------------------------------------------------
 
 

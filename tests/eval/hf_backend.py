@@ -50,9 +50,16 @@ def assert_same(mine: Found, expected: Found) -> None:
 
 def _printed(found: Found) -> dict[str, dict[str, str]]:
     return {
-        task: {name: f"{v:.4f}" if isinstance(v, float) else str(v) for name, v in values.items()}
+        task: {name: _shown(value) for name, value in values.items()}
         for task, values in found["results"].items()
     }
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    # A perplexity of thousands has no fourth decimal: both sum up float32 of seven digits.
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.6g}"
 
 
 def _is_same(own: Any, other: Any) -> bool:

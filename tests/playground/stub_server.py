@@ -193,7 +193,7 @@ async def rag_events(is_found: bool, delay_s: float) -> AsyncIterator[Any]:
     citation = {"number": 1, **place, "start": start, "end": start + len(cited), "text": cited}
     citations = [{**citation, "is_supported": True}] if is_found else []
     whole = {"object": "rag.answer", "answer": answer, "is_found": is_found}
-    yield {**whole, "citations": citations, "passages": passages, "usage": None}
+    yield {**whole, "citations": citations, "nearest": None, "passages": passages, "usage": None}
 
 
 async def chat_events(

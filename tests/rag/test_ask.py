@@ -92,6 +92,18 @@ def test_model_that_finds_nothing_gives_no_citation(collection: FakeCollection, 
     assert not answer.is_found
     assert answer.citations == []
     assert len(answer.passages) == 2
+    assert answer.nearest is not None
+    assert (
+        answer.nearest.text == "Two values share a byte."
+    )  # of two with one word each the shorter
+
+
+def test_answer_with_a_source_needs_no_other_place_to_read(collection: FakeCollection) -> None:
+    assert run(FakeLLM("the low four bits"), collection).nearest is None
+    named_alone = run(FakeLLM("Dogs bark at night [1]."), collection)
+    assert [citation.is_supported for citation in named_alone.citations] == [False]
+    assert named_alone.nearest is not None
+    assert run(FakeLLM("made up"), FakeCollection()).nearest is None
 
 
 @pytest.mark.parametrize(
@@ -160,6 +172,7 @@ def test_json_has_every_key_of_the_interface() -> None:
     wanted = {"number", "document_id", "source", "title", "page", "start", "end", "text"}
     assert wanted <= set(citation)
     assert (citation["number"], citation["page"], citation["heading"]) == (2, 2, "Layout")
+    assert body["nearest"] is None
     assert set(body["passages"][0]) == {
         *("id", "document_id", "source", "title", "page", "start", "end", "heading", "text"),
         *("score", "similarity"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtral.rag.citations import Citation, find_citations, unknown_numbers
+from mixtral.rag.citations import Citation, find_citations, nearest_sentence, unknown_numbers
 from tests.rag.ask_for_tests import CATS, INT4, passage
 
 PASSAGES = [passage(CATS, start=0, end=len(CATS)), passage(INT4)]
@@ -133,3 +133,42 @@ def test_every_citation_is_a_span_of_its_passage(texts: list[str], answer: str) 
         assert one.passage.text == texts[one.number - 1]
         assert document[one.start : one.end] == one.text
         assert one.text.strip()
+
+
+# ---- Where nothing supports an answer ------------------------------------------------------------
+
+
+def test_nearest_sentence_has_most_of_the_words_of_the_question_rare_ones_first() -> None:
+    other = passage("A byte has eight bits. A byte is small. The scale of a byte is one.")
+    found = nearest_sentence("Which scale has a group of bytes?", [other, passage(INT4)])
+    assert found is not None
+    assert (found.number, found.text) == (2, "A group of 128 has one scale.")
+    start = 100 + INT4.index(found.text)
+    assert (found.start, found.end) == (start, start + len(found.text))
+    assert not found.is_supported
+
+
+def test_of_equally_near_sentences_the_one_of_the_better_passage_is_taken() -> None:
+    found = nearest_sentence("Why is it blue?", [passage("It is blue today."), passage("Blue.")])
+    assert found is not None
+    assert found.number == 1
+
+
+def test_heading_counts_as_words_of_its_sentences() -> None:
+    warranty = passage("It lasts three years. Keep the receipt.", heading="Warranty")
+    found = nearest_sentence("How long does the warranty last?", [passage(CATS), warranty])
+    assert found is not None
+    assert found.number == 2
+
+
+def test_sentence_that_says_the_question_again_is_no_place_to_read() -> None:
+    text = 'Try: mixtral rag ask "How is int4 packed?" Then read on. The int4 values share a byte.'
+    found = nearest_sentence("how is INT4 packed", [passage(text)])
+    assert found is not None
+    assert found.text == "The int4 values share a byte."
+
+
+@pytest.mark.parametrize("question", ["What is it?", "Where do zebras live?"])
+def test_nothing_is_near_where_no_word_is_shared(question: str) -> None:
+    assert nearest_sentence(question, PASSAGES) is None
+    assert nearest_sentence(question, []) is None

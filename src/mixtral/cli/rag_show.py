@@ -12,6 +12,7 @@ from mixtral.cli.console import format_count, note, write_text
 
 if TYPE_CHECKING:
     from mixtral.rag import AddedDocument, Passage, RagAnswer, StoredDocument
+    from mixtral.rag.citations import Citation
 
 _MOST_REASONS = 20  # Lines about refused files; --json has all.
 _SHOWN_CHARACTERS = 400  # Of a passage in a list of passages.
@@ -30,16 +31,15 @@ def print_documents(documents: "Sequence[StoredDocument]") -> None:
 
 
 def print_sources(answer: "RagAnswer") -> None:
-    """Print where an answer comes from, if anything supports it."""
+    """Print where an answer comes from, or where to read if nothing supports it."""
     for citation in answer.citations:
-        passage = citation.passage
-        where = _place(passage)
         mark = "" if citation.is_supported else " (named by the model; its words are not there)"
-        write_text(
-            f"\n[{citation.number}] {where}, characters {citation.start} to {citation.end}{mark}\n"
-        )
+        write_text(f"\n{_span(citation)}{mark}\n")
         if citation.is_supported:
             write_text(_indented(citation.text))
+    if answer.nearest is not None:
+        write_text("\nNearest to the question, in the document's words:\n")
+        write_text(f"{_span(answer.nearest)}\n{_indented(answer.nearest.text)}")
 
 
 def print_passages(passages: "Sequence[Passage]") -> None:
@@ -47,6 +47,11 @@ def print_passages(passages: "Sequence[Passage]") -> None:
     for number, passage in enumerate(passages, start=1):
         head = f"[{number}] {_place(passage)}, similarity {passage.similarity:.2f}\n"
         write_text(("\n" if number > 1 else "") + head + _indented(passage.text))
+
+
+def _span(citation: "Citation") -> str:
+    where = _place(citation.passage)
+    return f"[{citation.number}] {where}, characters {citation.start} to {citation.end}"
 
 
 def _place(passage: "Passage") -> str:

@@ -12,7 +12,7 @@ the same ones:
    in the documents." and the model is not asked: it would make something up;
 3. ``Ask.prompt`` fits them into the context;
 4. the model answers;
-5. ``Ask.read`` finds the citations.
+5. ``Ask.read`` finds the citations, or the sentence to read where the answer has none.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mixtral.errors import ConfigError
 from mixtral.outputs import CompletionChunk, Usage
-from mixtral.rag.citations import Citation, content_words, find_citations, unknown_numbers
+from mixtral.rag.citations import (
+    Citation,
+    content_words,
+    find_citations,
+    nearest_sentence,
+    unknown_numbers,
+)
 from mixtral.rag.prompt import NOT_FOUND, Messages, RagPrompt, check_question, fit_prompt
 from mixtral.rag.records import Passage
 
@@ -80,6 +86,9 @@ class RagAnswer:
     """Whether the end of the only passage did not fit."""
     unknown_numbers: tuple[int, ...] = ()
     """Numbers in the text that no passage has."""
+    nearest: Citation | None = None
+    """Where to read on: of the passages, the sentence that has most to do with the question. None
+    where a citation is supported, or no sentence shares a word with the question."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: what ``/v1/rag/ask`` answers and ``rag ask --json`` prints."""
@@ -89,6 +98,7 @@ class RagAnswer:
             "answer": self.text,
             "is_found": self.is_found,
             "citations": [_citation_dict(citation) for citation in self.citations],
+            "nearest": None if self.nearest is None else _citation_dict(self.nearest),
             "passages": [asdict(passage) for passage in self.passages],
             "passages_left_out": self.num_left_out,
             "passage_is_cut": self.is_cut,
@@ -179,16 +189,19 @@ class Ask:
         text = answer.strip()
         is_found = bool(text) and not _is_refusal(text)
         shown = prompt.passages
+        citations = find_citations(text, shown, question=question) if is_found else []
+        is_supported = any(citation.is_supported for citation in citations)
         return RagAnswer(
             text=text,
             is_found=is_found,
-            citations=find_citations(text, shown, question=question) if is_found else [],
+            citations=citations,
             passages=shown,
             usage=usage,
             finish_reason=finish_reason,
             num_left_out=prompt.num_left_out,
             is_cut=prompt.is_cut,
             unknown_numbers=tuple(unknown_numbers(text, len(shown))),
+            nearest=None if is_supported else nearest_sentence(question, shown),
         )
 
 

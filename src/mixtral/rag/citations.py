@@ -14,7 +14,9 @@ passage supports it, and ``is_supported`` says so: whoever reads the answer shou
 Words are those of the keyword index, without a plural s; that is English, and harmless elsewhere.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
@@ -146,6 +148,56 @@ def find_citations(answer: str, passages: Sequence[Passage], *, question: str) -
             if number not in found or (citation.is_supported and not found[number].is_supported):
                 found[number] = citation
     return list(found.values())
+
+
+def nearest_sentence(question: str, passages: Sequence[Passage]) -> Citation | None:
+    """Return the sentence that has most to do with a question, for where no answer names a source.
+
+    It has the most of the question's content words, each weighed by how few of the sentences have
+    it (Sparck Jones, "A statistical interpretation of term specificity", 1972), with those of the
+    heading above it. Draws go to the better passage, then to the shorter sentence. A sentence that
+    says the question again answers nothing and is left out.
+
+    Args:
+        question: What was asked.
+        passages: What was found for it, best first.
+
+    Returns:
+        The sentence, as one that supports no answer; None where none shares a word with the
+        question.
+    """
+    asked, again = content_words(question), _WORD.findall(question.casefold())
+    found = []  # passage, span, and the words that it has of the question
+    for number, passage in enumerate(passages, start=1):
+        above = content_words(passage.heading or "")
+        for start, end in sentence_spans(passage.text):
+            sentence = passage.text[start:end]
+            if not _has_run(_WORD.findall(sentence.casefold()), again):
+                shared = asked & (content_words(sentence) | above)
+                found.append((number, passage, start, end, shared))
+    num_with = Counter(word for *_, shared in found for word in shared)
+
+    def rank(number: int, _: Passage, start: int, end: int, shared: Set[str]) -> tuple[float, ...]:
+        weight = sum(math.log(1 + len(found) / num_with[word]) for word in shared)
+        return weight, -number, start - end
+
+    best = max(found, key=lambda one: rank(*one), default=None)
+    if best is None or not best[-1]:
+        return None
+    number, passage, start, end, _ = best
+    return Citation(
+        number=number,
+        passage=passage,
+        start=passage.start + start,
+        end=passage.start + end,
+        text=passage.text[start:end],
+        is_supported=False,
+    )
+
+
+def _has_run(words: Sequence[str], run: Sequence[str]) -> bool:
+    size = len(run)
+    return any(words[i : i + size] == run for i in range(len(words) - size + 1))
 
 
 def unknown_numbers(answer: str, num_passages: int) -> list[int]:

@@ -189,6 +189,9 @@ class RagAnswerBody(AnswerFields):
     """Whether the documents hold an answer, as far as one can tell."""
     citations: list[RagCitation]
     """Where it comes from."""
+    nearest: RagCitation | None
+    """Where to read on: the sentence of the passages that has most to do with the question; null
+    where a citation is supported, or no sentence shares a word with the question."""
     passages: list[RagPassage]
     """What the model was shown; empty where nothing is relevant and it was not asked."""
     passages_left_out: int

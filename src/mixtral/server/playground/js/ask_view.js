@@ -70,6 +70,7 @@ function take(state, piece) {
 /** @param {any} api @param {HTMLElement} target @param {AskState} state */
 function drawAnswer(api, target, state) {
   const citations = state.whole?.citations ?? [];
+  const nearest = state.whole?.nearest;
   const text = h("div", { class: "markdown", testid: "rag-text" });
   text.append(renderMarkdown(state.text, { isComplete: Boolean(state.whole) }));
   linkMarks(text, citations, citation => showSource(api, citation));
@@ -89,6 +90,9 @@ function drawAnswer(api, target, state) {
         { class: "citations" },
         ...citations.map((/** @type {any} */ citation) => citationView(api, citation)),
       ),
+    nearest && h("h3", {}, "Nearest to the question, in the document's words"),
+    nearest &&
+      h("ol", { class: "citations", testid: "rag-nearest" }, sourceView(api, nearest)),
     passages.length > 0 &&
       h(
         "details",
@@ -116,6 +120,20 @@ function drawAnswer(api, target, state) {
 
 /** @param {any} api @param {any} citation */
 function citationView(api, citation) {
+  return sourceView(
+    api,
+    citation,
+    citation.is_supported === false &&
+      h(
+        "p",
+        { class: "meaning" },
+        "The model names this passage, but no sentence of it says the same.",
+      ),
+  );
+}
+
+/** @param {any} api @param {any} citation @param {any[]} remarks Below its words. */
+function sourceView(api, citation, ...remarks) {
   return h(
     "li",
     { value: citation.number },
@@ -130,12 +148,7 @@ function citationView(api, citation) {
       place(citation),
     ),
     h("p", { class: "passage" }, citation.text),
-    citation.is_supported === false &&
-      h(
-        "p",
-        { class: "meaning" },
-        "The model names this passage, but no sentence of it says the same.",
-      ),
+    ...remarks,
   );
 }
 
