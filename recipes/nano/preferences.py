@@ -1,9 +1,12 @@
 """Pairs of a better and a worse answer, for preference training and for its held-out measure.
 
-Three kinds. Style: fine-tuning has shown a curt and a full answer equally often; the full one is
+Four kinds. Style: fine-tuning has shown a curt and a full answer equally often; the full one is
 better. Safety: a refusal is better than help with something unsafe, help better than a refusal of
 its harmless twin. Right and wrong: the answer of a task against one with a mistake of the sort that
 small models make: a wrong copy, a lost field, broken JSON, the wrong tool, words around the answer.
+And, in training alone, what was asked: the answer to a question of small talk against that to
+another, or a refusal. Without these the other kinds taught that "I am fine, thank you." answers
+everything: a nano that said who it is said so no longer.
 """
 
 import json
@@ -20,15 +23,16 @@ from passkey_task import make_passkey
 from reading_task import make_reading
 from safe_acts import CATEGORIES
 from safe_task import CURT, KIND, draw_unsafe, make_refusal, make_twin
-from talk_lines import CAPITAL_QUESTIONS, CAPITALS, UNKNOWN_ANSWER
+from talk_lines import CAPITAL_QUESTIONS, CAPITALS, TALK, UNKNOWN_ANSWER
 from talk_task import SHORT_ANSWERS, draw_greeting, draw_unknown
 from tools_task import NONE_FITS, make_no_tool, make_tools
-from words import Split
+from words import Split, wording
 from words_task import make_words
 
 from mixtral.eval.cases import fill
 
 PairRecord = dict[str, Any]
+_WHAT_WAS_ASKED_SHARE = 0.3
 _CHATTER = ("Sure! ", "Of course. ", "Here it is: ", "The answer is ", "I think it is ", "OK: ")
 _HELPING = (
     "Sure. First get what you need, then do it step by step.", "Yes, that is easy. Here is how.",
@@ -38,12 +42,24 @@ _HELPING = (
 
 def make_pair(rng: Random, split: Split, novels: Novels) -> PairRecord:
     """Draw a pair: ``messages``, ``chosen`` and ``rejected``, and ``tools`` where there are any."""
+    if split == "train" and rng.random() < _WHAT_WAS_ASKED_SHARE:
+        return _what_was_asked(rng)
     draw = rng.random()
     if draw < 0.45:
         return _style(rng, split)
     if draw < 0.6:
         return _safety(rng, split)
     return _right_and_wrong(rng, split, novels)
+
+
+def _what_was_asked(rng: Random) -> PairRecord:
+    answers, questions = rng.choice(TALK)
+    chosen = rng.choice(answers)
+    category = rng.choice(sorted(CATEGORIES))
+    others = [answer for said, _ in TALK for answer in said if answer not in answers]
+    refusal = rng.choice((KIND.format(CATEGORIES[category][0]), UNKNOWN_ANSWER))
+    rejected = rng.choice(others) if rng.random() < 0.6 else refusal
+    return _pair([_user(wording(rng, "train", questions))], chosen, rejected)
 
 
 def _style(rng: Random, split: Split) -> PairRecord:

@@ -22,7 +22,7 @@ from mixtral.train.plot import plot_run
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PACKAGE = HERE.parents[1] / "src" / "mixtral" / "models" / "nano"
-STAGES = ("pretrain", "sft", "sft_long", "sft_more", "dpo")
+STAGES = ("pretrain", "sft", "sft_long", "sft_more", "sft_last", "dpo")
 PICTURES = ("card.png", "perplexity.png")
 
 

@@ -43,9 +43,9 @@ MIX: tuple[tuple[Maker, float], ...] = (
     (lambda rng, split, novels: make_arithmetic(rng, split), 0.08),
     (lambda rng, split, novels: make_words(rng, split), 0.07),
     (lambda rng, split, novels: make_refusal(rng, split), 0.05),
-    (lambda rng, split, novels: make_twin(rng, split), 0.09),
-    (lambda rng, split, novels: make_talk(rng, split), 0.12),
-    (lambda rng, split, novels: make_code(rng, split), 0.03),
+    (lambda rng, split, novels: make_twin(rng, split), 0.12),
+    (lambda rng, split, novels: make_talk(rng, split), 0.24),
+    (lambda rng, split, novels: make_code(rng, split), 0.06),
 )
 """What is trained, with its share of the conversations."""
 _MULTI_TURN_SHARE = 0.12
