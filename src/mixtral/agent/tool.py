@@ -5,15 +5,12 @@ other is made by hand, from a JSON schema and a callable that takes the argument
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mixtral.errors import ConfigError
-from mixtral.tools.definitions import MAX_TOOLS, openai_tool
-
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+from mixtral.tools.definitions import MAX_TOOLS, TOOL_NAME, openai_tool
 
 
 class ArgumentsError(Exception):
@@ -57,7 +54,7 @@ class Tool:
 
     def __post_init__(self) -> None:
         """Check the name, which is the only field that a model could not be given."""
-        if not _NAME.fullmatch(self.name):
+        if not TOOL_NAME.fullmatch(self.name):
             raise ConfigError(
                 f"a tool is named {self.name!r}; a name has 1 to 64 of the characters a-z, A-Z, "
                 "0-9, _ and -."

@@ -22,13 +22,7 @@ from rich.progress import (
 )
 
 from mixtral.cli.calibration import run_calibration
-from mixtral.cli.console import (
-    format_bytes,
-    print_json,
-    spinner,
-    stderr_console,
-    stdout_console,
-)
+from mixtral.cli.console import format_bytes, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.options import LayersOption
 from mixtral.errors import ConfigError
 from mixtral.model_source import is_hub_id

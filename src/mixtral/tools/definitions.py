@@ -16,7 +16,9 @@ from mixtral.tokenizer.chat import check_strings
 MAX_TOOLS = 128
 """Tools of one request, as OpenAI limits them."""
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""What a tool may be called, as Mistral and OpenAI limit it."""
+
 _TOOL_KEYS = frozenset({"type", "function"})
 _FUNCTION_KEYS = frozenset({"name", "description", "parameters", "strict"})
 _ChoiceWord = Literal["none", "auto", "any", "required"]
@@ -142,7 +144,7 @@ def _read_tool(tool: object, index: int) -> ToolDefinition:
     _refuse_unknown(function, _FUNCTION_KEYS, f"{where}.function")
     check_strings(tool, name=where)
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         raise InvalidRequest(
             f"{where}.function.name is {name!r}; it must have 1 to 64 of the characters "
             "a-z, A-Z, 0-9, _ and -"
