@@ -35,6 +35,7 @@ TOKEN_CASES: dict[str, Case] = {
     "beta1": ({}, {"beta1": 0.5}),
     "beta2": ({}, {"beta2": 0.5}),
     "grad_clip": ({}, {"grad_clip": 1e-3}),
+    "sampled_words": ({}, {"sampled_words": 8}),
     "load_balancing_coef": ({}, {"load_balancing_coef": 1.0}),
     "z_loss_coef": ({}, {"z_loss_coef": 1.0}),
     "router_jitter": ({}, {"router_jitter": 0.3}),
@@ -174,6 +175,26 @@ def test_setting_of_preference_training_has_an_effect(
     values = record_values | {"train_records": str(preferences), "learning_rate": 0.003}
     case = ({"dpo": DpoSettings(pairs_per_step=4)}, {"dpo": PAIR_CASES[name]})
     assert differs(values, "dpo", tmp_path, case)
+
+
+def test_held_out_loss_is_of_the_whole_vocabulary_whatever_training_samples(
+    token_values: dict[str, Any],
+) -> None:
+    rate = {"learning_rate": 1e-30, "max_steps": 1, "eval_every": 1}
+    whole, sampled = (
+        next(Trainer(TrainRecipe(**(token_values | rate | change))).run())
+        for change in ({}, {"sampled_words": 8, "output": token_values["output"] + "-sampled"})
+    )
+    assert sampled.valid == whole.valid
+    assert sampled.loss != whole.loss
+
+
+def test_preferences_refuse_a_sample_of_the_words(
+    record_values: dict[str, Any], preferences: Path
+) -> None:
+    values = record_values | {"train_records": str(preferences), "sampled_words": 8}
+    with pytest.raises(ConfigError, match="sampled_words is 8, and dpo needs whole"):
+        Trainer(TrainRecipe(**values), "dpo")
 
 
 def test_every_field_is_tried_here_or_elsewhere() -> None:

@@ -94,7 +94,9 @@ def test_activations_under_an_adapter_are_what_autograd_keeps() -> None:
 def test_operations_are_those_that_the_trainer_counts(adapter: int) -> None:
     config = tiny_config()
     given = PlanInput(config=config, adapter_parameters=adapter, max_seq_len=32)
-    counted = step_flops(config, two_sequences(32), num_targets=64, is_full=not adapter)
+    counted = step_flops(
+        config, two_sequences(32), num_targets=64, num_words=config.vocab_size, is_full=not adapter
+    )
     assert flops_per_token(given) == pytest.approx(counted / 64, rel=1e-3)
 
 

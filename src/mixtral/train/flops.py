@@ -20,13 +20,16 @@ _PROBE_SECONDS = 0.2
 _PROBE_EVERY_S = 60.0
 
 
-def step_flops(config: ModelConfig, batch: TokenBatch, *, num_targets: int, is_full: bool) -> float:
+def step_flops(
+    config: ModelConfig, batch: TokenBatch, *, num_targets: int, num_words: int, is_full: bool
+) -> float:
     """Return the operations of a forward and backward pass, a multiply-add as two.
 
     Args:
         config: The model.
         batch: T tokens of S sequences.
         num_targets: Tokens whose logits are made.
+        num_words: Logits of each of them.
         is_full: Whether the gradients of all weights are made, not just those of adapters.
     """
     width, ffn = config.hidden_size, config.intermediate_size
@@ -36,7 +39,7 @@ def step_flops(config: ModelConfig, batch: TokenBatch, *, num_targets: int, is_f
     experts = 3 * width * ffn * (config.num_experts_per_tok or 1)
     tokens = batch.input_ids.numel()
     weights = config.num_hidden_layers * (attention + router + experts) * tokens
-    weights += config.vocab_size * width * num_targets
+    weights += num_words * width * num_targets
     # Causal: half of the pairs, twice (scores and sums).
     pairs = sum((end - begin) ** 2 for begin, end in pairwise(batch.starts)) / 2
     scores = 2 * config.num_hidden_layers * query * config.head_dim * pairs

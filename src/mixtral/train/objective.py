@@ -16,6 +16,7 @@ from mixtral.model.batch import TokenBatch
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train.data import TrainBatch
 from mixtral.train.losses import linear_cross_entropy
+from mixtral.train.sampled_loss import sampled_cross_entropy
 
 
 class MicroBatch(Protocol):
@@ -75,12 +76,21 @@ class NextToken:
         train: What is learned.
         valid: What is only measured; None measures nothing.
         eval_steps: Steps of ``valid`` in one measurement.
+        sampled_words: Words that training compares with beside a step's own; 0 compares with all.
     """
 
-    def __init__(self, train: TokenSource, valid: TokenSource | None, *, eval_steps: int) -> None:
+    def __init__(
+        self,
+        train: TokenSource,
+        valid: TokenSource | None,
+        *,
+        eval_steps: int,
+        sampled_words: int = 0,
+    ) -> None:
         self._train = train
         self._valid = valid
         self._eval_steps = eval_steps
+        self._sampled_words = sampled_words
 
     @property
     def num_steps(self) -> int:
@@ -98,7 +108,12 @@ class NextToken:
         assert isinstance(micro, TrainBatch)
         micro = micro.to(model.device)
         hidden = model(micro.batch, recorder=recorder)
-        return linear_cross_entropy(hidden, model.lm_head.weight, micro.targets), {}
+        head = model.lm_head.weight
+        if self._sampled_words and model.training:
+            words = micro.batch.input_ids
+            loss = sampled_cross_entropy(hidden, head, micro.targets, words, self._sampled_words)
+            return loss, {}
+        return linear_cross_entropy(hidden, head, micro.targets), {}
 
     @torch.no_grad()
     def evaluate(self, model: Transformer) -> Mapping[str, float]:

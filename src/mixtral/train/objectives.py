@@ -65,6 +65,11 @@ def make_objective(
             f"a table [dpo] is given, and {stage} does not use it; leave it out, or run "
             "mixtral train dpo."
         )
+    if stage == "dpo" and recipe.sampled_words:
+        raise ConfigError(
+            f"sampled_words is {recipe.sampled_words}, and dpo needs whole log-probabilities; "
+            "leave it out."
+        )
     micro = recipe.micro_batch_tokens or recipe.tokens_per_step // context.world_size
     if recipe.train_tokens:
         return _token_objective(recipe, stage, first.model.config, micro)
@@ -102,7 +107,7 @@ def _token_objective(
     train = stream(recipe.train_tokens, recipe.train_mask, seq_len)
     max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * train.num_steps)
     valid = stream(recipe.valid_tokens, recipe.valid_mask, recipe.max_seq_len)
-    return NextToken(train, valid, eval_steps=recipe.eval_steps)
+    return NextToken(train, valid, eval_steps=recipe.eval_steps, sampled_words=recipe.sampled_words)
 
 
 def _example_objective(
@@ -124,7 +129,12 @@ def _example_objective(
 
     measured = None if valid is None else pack(valid, micro)
     eval_steps = recipe.eval_steps * (recipe.tokens_per_step // micro)
-    return NextToken(pack(train, recipe.tokens_per_step), measured, eval_steps=eval_steps)
+    return NextToken(
+        pack(train, recipe.tokens_per_step),
+        measured,
+        eval_steps=eval_steps,
+        sampled_words=recipe.sampled_words,
+    )
 
 
 def read_examples(

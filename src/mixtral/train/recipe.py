@@ -117,6 +117,9 @@ class TrainRecipe:
     """Rows of the embedding that a step changes: all, or those of the tokens that it has. With a
     tied head every other token is pushed away in each step, and AdamW makes these small pushes as
     large as the rest, until rare words are alike (arXiv:1907.12009) and cannot be copied."""
+    sampled_words: int = 0
+    """Random words that a token is compared with beside those of its step, in pretrain and sft; 0
+    compares with all. Cheaper where the head is most of a small model (train/sampled_loss.py)."""
     load_balancing_coef: float = 0.01
     """Weight of the load-balancing loss."""
     z_loss_coef: float = 1e-4
@@ -267,7 +270,8 @@ _RANGES: dict[str, tuple[float, float]] = {
         ("tokens_per_step", "max_seq_len", "log_every", "eval_every", "eval_steps"), (1, _MANY)
     ),
     **dict.fromkeys(
-        ("max_steps", "micro_batch_tokens", "long_seq_len", "warmup_steps"), (0, _MANY)
+        ("max_steps", "micro_batch_tokens", "long_seq_len", "warmup_steps", "sampled_words"),
+        (0, _MANY),
     ),
     "num_epochs": (_ABOVE_0, 10**6),
     # Above 1 AdamW moves every weight by more than its size in each step.

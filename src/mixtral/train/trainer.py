@@ -252,7 +252,13 @@ class Trainer:
         num_tokens = sum(m.batch.input_ids.numel() for m in micros)
         is_full = not self._first.is_adapted
         flops = sum(
-            step_flops(self.config, m.batch, num_targets=m.num_targets, is_full=is_full)
+            step_flops(
+                self.config,
+                m.batch,
+                num_targets=m.num_targets,
+                num_words=self._num_words(m),
+                is_full=is_full,
+            )
             for m in micros
         )
         is_eval = (step + 1) % recipe.eval_every == 0 or step + 1 == self.max_steps
@@ -273,6 +279,13 @@ class Trainer:
             extra=means,
             valid=valid,
         )
+
+    def _num_words(self, micro: MicroBatch) -> int:
+        """Return how many words each token that is learned is compared with."""
+        sampled, vocab_size = self.recipe.sampled_words, self.config.vocab_size
+        if not sampled:
+            return vocab_size
+        return min(vocab_size, sampled + len(micro.batch.input_ids.unique()))
 
     def _backward(self, micros: Sequence[MicroBatch], step: int) -> dict[str, float]:
         """Add up the gradients of a step and return its mean losses."""
