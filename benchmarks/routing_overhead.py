@@ -63,8 +63,13 @@ BATCHES = (1, 8, 32)
 class _NoCounter:
     """Stands where an engine has its counter, and knows nothing of routing."""
 
+    step_load = None
+
     def needs_trace(self, scheduled: object) -> bool:
         return False
+
+    def note(self, scheduled: object, trace: object) -> None:
+        return None
 
     def take(self, sequence: object) -> list[Any]:
         return []

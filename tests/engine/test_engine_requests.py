@@ -105,11 +105,13 @@ def test_routing_is_that_of_the_whole_text_however_it_was_run() -> None:
         assert found == trace.expert_ids.tolist()
 
 
-def test_expert_load_counts_every_visit() -> None:
+@pytest.mark.parametrize("needs_routing", [False, True])
+def test_expert_load_counts_every_visit(needs_routing: bool) -> None:
     model = tiny_model()
     engine = make_engine(model, count_experts=True, enable_prefix_cache=False)
     prompt = random_prompts(1, seed=5)[0]
-    tokens = finish(engine, [engine.add(prompt, GREEDY)])[0]
+    number = engine.add(prompt, GREEDY, needs_routing=needs_routing)
+    tokens = finish(engine, [number])[0]
     expert_ids = model.route([*prompt, *tokens][:-1]).expert_ids
     expected = [
         torch.bincount(layer.flatten(), minlength=4).tolist()

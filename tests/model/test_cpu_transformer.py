@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -98,6 +99,18 @@ def lay_out(parts: Sequence[tuple[list[int], int, int, list[int]]]) -> TokenBatc
         context_lens=[end for _, _, end, _ in parts],
         block_tables=[table for *_, table in parts],
     )
+
+
+def test_visits_of_a_step_are_those_of_its_routing() -> None:
+    model, _ = model_pair(tiny_config(), "int8")
+    ids = some_ids(model.config, 30)
+    cache = model.new_cache(num_blocks=2, block_size=16)
+    load = np.full((model.config.num_hidden_layers, model.config.num_local_experts), 99)
+    for begin, end in ((0, 20), (20, 30)):
+        model.step(lay_out([(ids, begin, end, [1, 0])]), cache, load)
+        expert_ids = model.route(ids[:end]).expert_ids[begin:]
+        expected = [torch.bincount(layer.flatten(), minlength=4) for layer in expert_ids.unbind(1)]
+        assert load.tolist() == torch.stack(expected).tolist()
 
 
 @pytest.mark.parametrize("recipe", [None, "int8", "int4", "int3"])

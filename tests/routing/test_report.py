@@ -103,19 +103,34 @@ def test_layers_may_use_different_numbers_of_experts() -> None:
 
 
 @needs_library
-def test_packed_weights_change_their_experts_in_cpp_and_by_layer_in_pytorch() -> None:
-    packed = _packed(tiny_model())
+def test_packed_weights_change_their_experts_layer_by_layer_in_cpp() -> None:
+    model = tiny_model()
+    packed = _packed(model)
     routed = RoutedModel(packed, "tiny int8")
     with using_experts(packed, (1, 1)) as changed:
         assert changed.route(_JOINED[2]).expert_ids.shape[2] == 1
-    everywhere = measure_experts_per_token(routed, _JOINED, [(3, 3)])
-    by_layer = measure_experts_per_token(routed, _JOINED, [(3, 3), (1, 2)])
-    assert [each.runs_in for each in everywhere] == ["C++"] * 2
-    assert {each.runs_in for each in by_layer} == {"PyTorch, float32"}
-    for one, other in zip(everywhere, by_layer, strict=False):
+    settings = [(3, 3), (1, 3), (3, 1), (1, 2)]
+    in_cpp = measure_experts_per_token(routed, _JOINED, settings)
+    in_torch = measure_experts_per_token(RoutedModel(model, "tiny"), _JOINED, settings)
+    assert {each.runs_in for each in in_cpp} == {"C++"}
+    assert len({each.perplexity for each in in_cpp}) == len(settings) + 1
+    for one, other in zip(in_cpp, in_torch, strict=True):
+        assert one.counts == other.counts
         assert one.perplexity == pytest.approx(other.perplexity, rel=0.05)
-    with pytest.raises(UnsupportedError, match="one number for all"), using_experts(packed, (1, 2)):
-        pass
+
+
+@needs_library
+def test_cpp_reports_no_expert_where_a_layer_has_fewer() -> None:
+    ids = _JOINED[2]
+    with using_experts(_packed(tiny_model()), (1, 3)) as changed:
+        trace = changed.route(ids)
+    narrow, wide = trace.expert_ids[:, 0], trace.expert_ids[:, 1]
+    assert (narrow[:, 0] >= 0).all()
+    assert (narrow[:, 1:] == -1).all()
+    assert (trace.routing_weights[:, 0, 0] == 1).all()
+    assert (trace.routing_weights[:, 0, 1:] == 0).all()
+    assert (wide >= 0).all()
+    assert trace.expert_load().sum(axis=1).tolist() == [len(ids), 3 * len(ids)]
 
 
 def test_active_parameters_follow_the_experts() -> None:

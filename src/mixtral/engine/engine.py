@@ -238,8 +238,11 @@ class Engine:
         scheduled = self._scheduler.schedule()
         if not scheduled:
             return []
-        needs_trace = self._experts.needs_trace(scheduled)
-        logits, trace = self._runner.run(scheduled, needs_trace=needs_trace)
+        logits, trace = self._runner.run(
+            scheduled,
+            needs_trace=self._experts.needs_trace(scheduled),
+            expert_load=self._experts.step_load,
+        )
         counts = [item.num_logits for item in scheduled]
         spans = zip(scheduled, np.cumsum([0, *counts]).tolist(), counts, strict=False)
         asked = [(item, row, row + count) for item, row, count in spans if count]
@@ -254,8 +257,7 @@ class Engine:
             if item.sequence.target_ids
         ]
         # Noted only now: a step that an exception or Ctrl-C ended earlier can be run again.
-        if trace is not None:
-            self._experts.note(scheduled, trace)
+        self._experts.note(scheduled, trace)
         is_drawn = {item.sequence.sequence_id for item, _, _ in drawn}
         for item in scheduled:
             item.sequence.num_computed_tokens += item.num_new_tokens

@@ -6,6 +6,7 @@ from mixtral.config import ModelConfig
 from mixtral.engine.scheduler import ScheduledSequence
 from mixtral.engine.sequence import Sequence
 from mixtral.model import RouterTrace
+from mixtral.model.router_trace import ExpertLoad
 from mixtral.outputs import TokenRoute
 
 
@@ -14,30 +15,28 @@ class ExpertCounter:
 
     Args:
         config: Geometry of the model.
-        counts_all: Whether to count the visits of every token; otherwise steps without a request
-            for routing cost nothing.
+        counts_all: Whether to count the visits of every token.
     """
 
     def __init__(self, config: ModelConfig, *, counts_all: bool) -> None:
         self._has_router = not config.is_dense
         self._counts_all = counts_all and self._has_router
         shape = (config.num_hidden_layers, config.num_local_experts)
-        self._load = np.zeros(shape, dtype=np.int64)  # [L, E]
+        self._load: ExpertLoad = np.zeros(shape, dtype=np.int64)
+        self.step_load: ExpertLoad | None = np.zeros_like(self._load) if self._counts_all else None
+        """Where the model writes the visits of a step; None where nobody counts them."""
         self._routes: dict[int, list[TokenRoute]] = {}
 
     def needs_trace(self, scheduled: list[ScheduledSequence]) -> bool:
-        """Whether the next step has to report its routing."""
-        wanted = any(item.sequence.needs_routing for item in scheduled)
-        return self._counts_all or (self._has_router and wanted)
+        """Whether the next step has to report the routing of its tokens."""
+        return self._has_router and any(item.sequence.needs_routing for item in scheduled)
 
-    def note(self, scheduled: list[ScheduledSequence], trace: RouterTrace) -> None:
+    def note(self, scheduled: list[ScheduledSequence], trace: RouterTrace | None) -> None:
         """Take the routing of a step, before its tokens are noted as computed."""
-        if self._counts_all:
-            layers, experts = self._load.shape
-            offsets = np.arange(layers)[None, :, None] * experts
-            places = (trace.expert_ids.cpu().numpy() + offsets).ravel()
-            counts = np.bincount(places, minlength=layers * experts)
-            self._load += counts.reshape(layers, experts)
+        if self.step_load is not None:
+            self._load += self.step_load
+        if trace is None:
+            return
         row = 0
         for item in scheduled:
             if item.sequence.needs_routing:

@@ -6,6 +6,7 @@ from torch import Tensor
 from mixtral.engine.scheduler import ScheduledSequence
 from mixtral.model import LanguageModel, RouterTrace, TokenBatch
 from mixtral.model.language_model import Cache
+from mixtral.model.router_trace import ExpertLoad
 
 
 class Runner:
@@ -21,9 +22,18 @@ class Runner:
         self._cache = cache
 
     def run(
-        self, scheduled: list[ScheduledSequence], *, needs_trace: bool
+        self,
+        scheduled: list[ScheduledSequence],
+        *,
+        needs_trace: bool,
+        expert_load: ExpertLoad | None,
     ) -> tuple[Tensor, RouterTrace | None]:
         """Run the scheduled tokens and return next-token logits, and the routing if asked for.
+
+        Args:
+            scheduled: The sequences of the step.
+            needs_trace: Whether to return the routing of every token.
+            expert_load: Set to the visits of each expert, [L, E], where given.
 
         Returns:
             [R, V], float32: for each sequence that is ready, the logits after its last token and
@@ -32,8 +42,11 @@ class Runner:
         """
         batch = self._lay_out(scheduled)
         if not needs_trace:
-            return self._model.step(batch, self._cache), None
-        return self._model.traced_step(batch, self._cache)
+            return self._model.step(batch, self._cache, expert_load), None
+        logits, trace = self._model.traced_step(batch, self._cache)
+        if expert_load is not None:
+            expert_load[:] = trace.expert_load()
+        return logits, trace
 
     def _lay_out(self, scheduled: list[ScheduledSequence]) -> TokenBatch:
         size = self._cache.block_size

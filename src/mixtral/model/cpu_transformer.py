@@ -25,7 +25,7 @@ from mixtral.model.adapted_cpu import CpuAdapters
 from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
 from mixtral.model.cpu_weights import CpuWeights
-from mixtral.model.router_trace import RouterTrace
+from mixtral.model.router_trace import ExpertLoad, RouterTrace
 
 # Larger steps are cut: their states would take memory and make nothing faster.
 _MAX_STEP_TOKENS = 512
@@ -69,6 +69,8 @@ class CpuTransformer:
             prefill.
         kv_dtype: How keys and values are cached, ``bfloat16`` or ``int8`` with one scale per token
             and head.
+        experts_per_token: Experts of each layer, L values from 1 to ``num_experts_per_tok``; None
+            takes that many everywhere.
 
     Raises:
         CheckpointError: A name is unknown, missing or twice there, or a tensor has a wrong shape.
@@ -82,6 +84,7 @@ class CpuTransformer:
         *,
         exact: bool = False,
         kv_dtype: str = "bfloat16",
+        experts_per_token: Sequence[int] | None = None,
     ) -> None:
         library = load_library()
         if library is None:
@@ -105,7 +108,8 @@ class CpuTransformer:
         self._tensors = CpuWeights(config, tensors)
         self._workspace = np.empty(0, dtype=np.uint8)
         self._kv_dtype = kv_dtype
-        self._model = self._describe(exact)
+        everywhere = [config.num_experts_per_tok] * config.num_hidden_layers
+        self._model = self._describe(exact, experts_per_token or everywhere)
         self._adapters = CpuAdapters(config, [])
 
     @staticmethod
@@ -189,18 +193,21 @@ class CpuTransformer:
             adapter.check(self.config)
         self._adapters = CpuAdapters(self.config, adapters)
 
-    def step(self, batch: TokenBatch, cache: CpuKVCache) -> Tensor:
+    def step(
+        self, batch: TokenBatch, cache: CpuKVCache, expert_load: ExpertLoad | None = None
+    ) -> Tensor:
         """Run new tokens of S sequences and return the logits that the batch asks for.
 
         Args:
             batch: T tokens with positions, boundaries and block tables.
             cache: Keys and values of the tokens before; the new ones are added.
+            expert_load: Set to the visits of each expert in this step, [L, E], where given.
 
         Returns:
             [R, V], float32.
         """
         rows = np.asarray(batch.wanted_rows, dtype=np.int64)
-        return self._run(batch, cache, rows, trace=None)
+        return self._run(batch, cache, rows, expert_load=expert_load)
 
     def traced_step(self, batch: TokenBatch, cache: CpuKVCache) -> tuple[Tensor, RouterTrace]:
         """Run a step and also return which experts every token visits in each layer."""
@@ -257,7 +264,8 @@ class CpuTransformer:
         batch: TokenBatch,
         cache: CpuKVCache,
         rows: "np.ndarray[tuple[int], np.dtype[np.int64]]",
-        trace: RouterTrace | None,
+        trace: RouterTrace | None = None,
+        expert_load: ExpertLoad | None = None,
     ) -> Tensor:
         """Hand one step to C++ and return the logits of some tokens, [R, V], float32."""
         self._library.set_threads(self.num_threads)
@@ -292,6 +300,8 @@ class CpuTransformer:
             step.router_logits = trace.router_logits.data_ptr()
             step.expert_ids = trace.expert_ids.data_ptr()
             step.routing_weights = trace.routing_weights.data_ptr()
+        if expert_load is not None:
+            step.expert_load = expert_load.ctypes.data
         adapters = self._adapters.for_step(
             batch.adapter_ids, tokens=tokens, model=self._model, library=self._library
         )
@@ -300,7 +310,7 @@ class CpuTransformer:
         self._library.run_step(self._model, step)
         return logits
 
-    def _describe(self, exact: bool) -> Model:
+    def _describe(self, exact: bool, experts_per_token: Sequence[int]) -> Model:
         """Fill the C structures; they point into tensors that this object keeps."""
         config, weights = self.config, self._tensors
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
@@ -322,6 +332,7 @@ class CpuTransformer:
                     experts[3 * expert + place] = weights.matrix(found)
             self._experts.append(experts)
             layer.experts = ctypes.addressof(experts)
+            layer.experts_per_token = experts_per_token[index]
         head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
         model = Model(
             layers=config.num_hidden_layers,

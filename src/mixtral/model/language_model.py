@@ -14,7 +14,7 @@ from torch import Tensor
 from mixtral.config import ModelConfig
 from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
-from mixtral.model.router_trace import RouterTrace
+from mixtral.model.router_trace import ExpertLoad, RouterTrace
 
 
 class Cache(Protocol):
@@ -67,8 +67,11 @@ class LanguageModel(Protocol):
             CheckpointError: One does not belong to a model of this geometry; nothing changes then.
         """
 
-    def step(self, batch: TokenBatch, cache: Any) -> Tensor:
-        """Run new tokens of S sequences; return the logits that the batch asks for, [R, V]."""
+    def step(self, batch: TokenBatch, cache: Any, expert_load: ExpertLoad | None = None) -> Tensor:
+        """Run new tokens of S sequences; return the logits that the batch asks for, [R, V].
+
+        ``expert_load``, [L, E], is set to the visits of each expert in this step, where given.
+        """
 
     def traced_step(self, batch: TokenBatch, cache: Any) -> tuple[Tensor, RouterTrace]:
         """Run a step and also return which experts every token visits in each layer."""

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+ExpertLoad = NDArray[np.int64]
+"""Visits per layer and expert, [L, E]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,11 +16,19 @@ class RouterTrace:
     """Routing of T tokens in L layers over E experts, A of them per token."""
 
     expert_ids: Tensor
-    """Chosen experts, best first, [T, L, A], int64."""
+    """Chosen experts, best first, [T, L, A], int64; -1 where a layer chooses fewer than A."""
     routing_weights: Tensor
     """Their weights, each row sums to 1, [T, L, A], float32."""
     router_logits: Tensor
     """Logits of all experts, [T, L, E], float32."""
+
+    def expert_load(self) -> ExpertLoad:
+        """Return how often each expert was visited, [L, E], int64."""
+        layers, experts = self.router_logits.shape[1:]
+        ids = self.expert_ids.cpu().numpy()
+        places = ids + np.arange(layers)[None, :, None] * experts
+        visits = np.bincount(places[ids >= 0], minlength=layers * experts)
+        return visits.reshape(layers, experts)
 
 
 class RouterRecorder:

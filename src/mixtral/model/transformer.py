@@ -21,7 +21,7 @@ from mixtral.model.attention import Attention
 from mixtral.model.batch import TokenBatch
 from mixtral.model.kv_cache import KVCache
 from mixtral.model.moe import SparseMoe
-from mixtral.model.router_trace import RouterRecorder, RouterTrace
+from mixtral.model.router_trace import ExpertLoad, RouterRecorder, RouterTrace
 
 _MAX_STEP_TOKENS = 2048
 
@@ -226,18 +226,24 @@ class Transformer(nn.Module):
         self._adapters = [on_device(adapter, self.device) for adapter in adapters]
 
     @torch.inference_mode()
-    def step(self, batch: TokenBatch, cache: KVCache) -> Tensor:
+    def step(
+        self, batch: TokenBatch, cache: KVCache, expert_load: ExpertLoad | None = None
+    ) -> Tensor:
         """Run new tokens of S sequences and return the logits that the batch asks for.
 
         Args:
             batch: T tokens with positions, boundaries, slots and block tables.
             cache: Keys and values of the tokens before; the new ones are added.
+            expert_load: Set to the visits of each expert in this step, [L, E], where given.
 
         Returns:
             [R, V], float32.
         """
-        hidden = self(batch, cache)
-        return self._wanted_logits(hidden, batch)
+        if expert_load is None:
+            return self._wanted_logits(self(batch, cache), batch)
+        logits, trace = self.traced_step(batch, cache)
+        expert_load[:] = trace.expert_load()
+        return logits
 
     @torch.inference_mode()
     def traced_step(self, batch: TokenBatch, cache: KVCache) -> tuple[Tensor, RouterTrace]:

@@ -3,9 +3,7 @@
 The router ranks all experts for every token, so the best 1, 3 or 4 of them can do the work as well
 as the best 2; their weights are renormalised over the chosen ones. No weight changes.
 
-One number for all layers runs wherever the model runs. A number for each layer runs in PyTorch: the
-C++ model has one number for all. So for lists, weights that run in C++ are run by PyTorch in
-float32, packed ones from their packed bytes. That is the same model within rounding, and slower.
+One number for all layers, or one for each, run wherever the model runs.
 """
 
 import math
@@ -19,9 +17,8 @@ import torch
 from torch import Tensor
 
 from mixtral.config import ModelConfig
-from mixtral.errors import ConfigError, UnsupportedError
+from mixtral.errors import ConfigError
 from mixtral.model import CpuTransformer, LanguageModel, Transformer
-from mixtral.model.low_bit_transformer import low_bit_transformer
 from mixtral.model.transformer import DecoderLayer
 from mixtral.routing.routed_model import RoutedModel
 
@@ -99,13 +96,11 @@ def measure_experts_per_token(
     config = routed.config
     own = (config.num_experts_per_tok,) * config.num_hidden_layers
     wanted = [own, *(tuple(s) for s in settings if tuple(s) != own)]
-    by_layer = any(len(set(counts)) > 1 for counts in wanted)
     found = []
-    with _as_pytorch(routed.model) if by_layer else _unchanged(routed.model) as model:
-        for counts in dict.fromkeys(wanted):
-            with using_experts(model, counts) as changed:
-                varied = RoutedModel(changed, routed.name, adapter=routed.adapter)
-                found.append(_measure(varied, sequences, counts, is_trained=counts == own))
+    for counts in dict.fromkeys(wanted):
+        with using_experts(routed.model, counts) as changed:
+            varied = RoutedModel(changed, routed.name, adapter=routed.adapter)
+            found.append(_measure(varied, sequences, counts, is_trained=counts == own))
     return found
 
 
@@ -122,18 +117,12 @@ def using_experts(model: LanguageModel, counts: Sequence[int]) -> Iterator[Langu
 
     Raises:
         ConfigError: A number is wrong, or there are not L of them.
-        UnsupportedError: The layers differ, and the model runs in C++.
     """
     own = model.config
     counts = parse_experts_per_token(",".join(map(str, counts)), own)
     config = own.replace(num_experts_per_tok=max(counts))
     if isinstance(model, CpuTransformer):
-        if len(set(counts)) > 1:
-            raise UnsupportedError(
-                f"experts per token is {list(counts)}; a model in C++ has one number for all "
-                "layers. Load it with dtype='float32', which PyTorch runs."
-            )
-        yield CpuTransformer(config, model.tensors.items())
+        yield CpuTransformer(config, model.tensors.items(), experts_per_token=counts)
         return
     assert isinstance(model, Transformer)
     moes = [cast(DecoderLayer, layer).block_sparse_moe for layer in model.model.layers]
@@ -214,22 +203,3 @@ def _runs_in(model: LanguageModel) -> str:
     if isinstance(model, CpuTransformer):
         return "C++"
     return f"PyTorch, {str(model.dtype).removeprefix('torch.')}"
-
-
-@contextmanager
-def _unchanged(model: LanguageModel) -> Iterator[LanguageModel]:
-    yield model
-
-
-@contextmanager
-def _as_pytorch(model: LanguageModel) -> Iterator[LanguageModel]:
-    """Give the same weights as a model whose layers may use different numbers of experts."""
-    if not isinstance(model, CpuTransformer):
-        yield model
-        return
-    config, tensors = model.config, model.tensors
-    if any(name.endswith(".packed") for name in tensors):
-        yield low_bit_transformer(config, tensors.items(), torch.float32)
-    else:
-        wide = ((name, tensor.float()) for name, tensor in tensors.items())
-        yield Transformer.from_tensors(config, wide)

@@ -29,7 +29,7 @@ from mixtral.quantization import packed_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """Version of the C interface that this module speaks; ``MIXTRAL_ABI_VERSION`` in csrc/abi.h."""
 
 FILE_NAME = "libmixtral_cpu.so"

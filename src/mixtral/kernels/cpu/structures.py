@@ -25,6 +25,7 @@ class Layer(ctypes.Structure):
         *[(name, _POINTER) for name in ("input_norm", "post_norm", "gate")],
         *[(name, Weight) for name in ("q", "k", "v", "o")],
         ("experts", _POINTER),
+        ("experts_per_token", _INT),
     ]
 
 
@@ -53,7 +54,7 @@ class Batch(ctypes.Structure):
         *[(name, _POINTER) for name in ("ids", "positions", "starts", "tables", "row_ids")],
         *[(name, _POINTER) for name in ("cache", "logits")],
         *[(name, _POINTER) for name in ("router_logits", "expert_ids", "routing_weights")],
-        ("workspace", _POINTER),
+        *[(name, _POINTER) for name in ("expert_load", "workspace")],
         ("workspace_bytes", _INT),
         ("adapters", _POINTER),
     ]

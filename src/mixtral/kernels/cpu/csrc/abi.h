@@ -9,7 +9,7 @@
 #include "model.h"
 #include "training.h"
 
-#define MIXTRAL_ABI_VERSION 5
+#define MIXTRAL_ABI_VERSION 6
 #define MIXTRAL_API extern "C" __attribute__((visibility("default")))
 
 MIXTRAL_API int mixtral_abi_version();

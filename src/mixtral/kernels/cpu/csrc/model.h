@@ -16,12 +16,13 @@ struct MixtralLayer {
     const float* gate;            // [experts, hidden]; null in a dense model
     MixtralWeight q, k, v, o;
     const MixtralWeight* experts;  // w1, w3, w2 of expert 0, of expert 1, ...
+    int64_t experts_per_token;     // at most the model's
 };
 
 struct MixtralModel {
     int64_t layers, hidden, ffn, vocab;
     int64_t heads, kv_heads, head_dim;
-    int64_t experts, experts_per_token;  // 1 and 0: dense
+    int64_t experts, experts_per_token;  // 1 and 0: dense; the most of any layer
     int64_t window;                      // tokens that a position sees; 0: all
     double eps;
     int64_t exact;                // 1: two int8 rows for every token state, about 16 bits
@@ -63,8 +64,9 @@ struct MixtralBatch {
     uint8_t* cache;
     float* logits;               // [num_rows, vocab]
     float* router_logits;        // [tokens, layers, experts], or null
-    int64_t* expert_ids;         // [tokens, layers, experts_per_token], or null
+    int64_t* expert_ids;         // [tokens, layers, experts_per_token], or null; -1: no more
     float* routing_weights;      // the same shape, or null
+    int64_t* expert_load;        // [layers, experts], set to the visits of this step, or null
     uint8_t* workspace;
     int64_t workspace_bytes;
     const MixtralAdapters* adapters;  // null: no sequence has one

@@ -228,15 +228,24 @@ inline void attention_block(const MixtralModel& m, const MixtralBatch& b, const 
 
 inline void note_routing(const MixtralModel& m, const MixtralBatch& b, int64_t index,
                          const Workspace& w) {
-    const int64_t experts = m.experts, per_token = m.experts_per_token;
+    const int64_t experts = m.experts, width = m.experts_per_token, per_token = w.moe.per_token;
     for (int64_t t = 0; t < b.tokens; ++t) {
         memcpy(b.router_logits + (t * m.layers + index) * experts, w.logits + t * experts,
                static_cast<size_t>(experts) * sizeof(float));
-        for (int64_t a = 0; a < per_token; ++a) {
-            const int64_t to = (t * m.layers + index) * per_token + a;
-            b.expert_ids[to] = w.moe.expert_of[t * per_token + a];
-            b.routing_weights[to] = w.moe.weight_of[t * per_token + a];
+        for (int64_t a = 0; a < width; ++a) {
+            const int64_t to = (t * m.layers + index) * width + a;
+            b.expert_ids[to] = a < per_token ? w.moe.expert_of[t * per_token + a] : -1;
+            b.routing_weights[to] = a < per_token ? w.moe.weight_of[t * per_token + a] : 0.0f;
         }
+    }
+}
+
+inline void count_visits(const MixtralModel& m, const MixtralBatch& b, int64_t index,
+                         const Moe& moe) {
+    int64_t* visits = b.expert_load + index * m.experts;
+    memset(visits, 0, static_cast<size_t>(m.experts) * sizeof(int64_t));
+    for (int64_t i = 0; i < moe.tokens * moe.per_token; ++i) {
+        ++visits[moe.expert_of[i]];
     }
 }
 
@@ -250,6 +259,7 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
             moe.weight_of[t] = 1.0f;
         }
     } else {
+        moe.per_token = layer.experts_per_token;
         parallel_for(b.tokens, 8, [&](int64_t first, int64_t last, int) {
             for (int64_t t = first; t < last; ++t) {
                 float* logits = w.logits + t * m.experts;
@@ -261,13 +271,15 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
                     adapt_router(*w.adapters, t, w.normed + t * m.hidden, m.hidden, m.experts,
                                  logits);
                 }
-                route_token(logits, m.experts, m.experts_per_token,
-                            moe.expert_of + t * m.experts_per_token,
-                            moe.weight_of + t * m.experts_per_token);
+                route_token(logits, m.experts, moe.per_token, moe.expert_of + t * moe.per_token,
+                            moe.weight_of + t * moe.per_token);
             }
         });
         if (b.router_logits != nullptr) {
             note_routing(m, b, index, w);
+        }
+        if (b.expert_load != nullptr) {
+            count_visits(m, b, index, moe);
         }
     }
     moe.adapters = w.adapters;
