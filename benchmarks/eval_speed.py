@@ -10,7 +10,7 @@ layers of that geometry with random weights. Ours is in the format of the case; 
 or, where the processor has no bfloat16 products and would take tens of times as long, in float32.
 Each side runs in processes of its own, in turn, every round with other questions, so that no cache
 helps; a float32 matmul before and after is the probe. Before a number counts, the logits of a
-prompt and the answers must agree. Writes benchmarks/results/eval_speed.json; evaluation_page.py
+prompt and the answers must agree. Writes benchmarks/results/eval_speed.json; measured_parts.py
 puts it into docs/evaluation.md.
 """
 
@@ -88,7 +88,7 @@ CASES = {
         tokenizer="v1",
         dtype="bfloat16",
         layers=2,
-        questions={"hellaswag": 3, "arc_challenge": 3, "mmlu": 2},
+        questions={"hellaswag": 3, "arc_challenge": 3, "mmlu": 6},
         rounds=2,
         batches=(4, 16),
     ),

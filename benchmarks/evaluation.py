@@ -7,7 +7,7 @@ Passkeys, perplexity by context, benchmarks in two formats over their price, and
 by the commands that the page shows. Reports go to a folder of these weights in runs/evaluation,
 where passkeys and benchmarks of a killed run go on; numbers to benchmarks/results/evaluation.json;
 pictures and the page of the routers to docs/pictures/evaluation; and all of it into
-docs/evaluation.md (benchmarks/evaluation_page.py).
+docs/evaluation.md (benchmarks/measured_parts.py).
 """
 
 import argparse
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation_page import RESULTS, ROOT
-from evaluation_page import main as write_page
+from measured_parts import RESULTS, ROOT
+from measured_parts import main as write_page
 
 from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.results import Report, write_json

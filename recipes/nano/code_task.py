@@ -27,7 +27,12 @@ TRAIN_REQUESTS = (
     "Can you write a Python function to {to}?", "How do I {to} in Python?",
     "Write Python code to {to}.", "Implement a function that {that}.",
     "Define a Python function which {that}.", "Show me a Python function that {that}.",
-    "Code a function to {to}.",
+    "Code a function to {to}.", "Could you write a Python function to {to}?",
+    "I want a Python function that {that}.", "Please give me a small Python function that {that}.",
+    "Show me a Python function which {that}.", "Write me a function which {that}.",
+    "Give me Python code to {to}.", "Can you show me how to {to} in Python?",
+    "I would like to {to} in Python.", "Please define a short function that {that}.",
+    "Could you create a function which {that}?", "Let me see Python code which {that}.",
 )  # fmt: skip
 HELDOUT_REQUESTS = (
     "Could you please give me a Python function to {to}?", "Show me how to {to} with Python.",

@@ -29,7 +29,7 @@ def make_drill(rng: Random, level: float = 1.0) -> str:
 
 def make_spelling(rng: Random) -> str:
     """Write a page of words with their letters, capitals and order; of any lower-case word."""
-    style = rng.choice((_spell, _spell, _capitals, _backwards, _first_letters))
+    style = rng.choice((_quoted, _quoted, _quoted, _spell, _capitals, _backwards, _first_letters))
     return "\n".join(style(rng, word) for word in rng.sample(vocabulary(), rng.randint(6, 16)))
 
 
@@ -106,6 +106,12 @@ def _is_number(text: str) -> bool:
 
 def _sorted(items: list[str]) -> list[str]:
     return sorted(items, key=int) if all(item.isdigit() for item in items) else sorted(items)
+
+
+def _quoted(rng: Random, word: str) -> str:
+    """A word behind a space, then in quotation marks, where it has other tokens."""
+    before, after = rng.choice((("-", ":"), ("is", "."), ("with", ","), ("=", " ->"), ("the", "")))
+    return f'{before} {word}{after} "{word}"'
 
 
 def _spell(rng: Random, word: str) -> str:

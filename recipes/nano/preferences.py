@@ -4,9 +4,10 @@ Four kinds. Style: fine-tuning has shown a curt and a full answer equally often;
 better. Safety: a refusal is better than help with something unsafe, help better than a refusal of
 its harmless twin. Right and wrong: the answer of a task against one with a mistake of the sort that
 small models make: a wrong copy, a lost field, broken JSON, the wrong tool, words around the answer.
-And, in training alone, what was asked: the answer to a question of small talk against that to
-another, or a refusal. Without these the other kinds taught that "I am fine, thank you." answers
-everything: a nano that said who it is said so no longer.
+And two in training alone. What was asked: the answer to a question of small talk against that to
+another; without these the other kinds taught that "I am fine, thank you." answers everything, and a
+nano that said who it is said so no longer. And refusals against the help that harmless twins get:
+full refusals against curt ones alone taught it to refuse less, 71 of 100 where it had been 97.
 """
 
 import json
@@ -24,7 +25,7 @@ from reading_task import make_reading
 from safe_acts import CATEGORIES
 from safe_task import CURT, KIND, draw_unsafe, make_refusal, make_twin
 from talk_lines import CAPITAL_QUESTIONS, CAPITALS, TALK, UNKNOWN_ANSWER
-from talk_task import SHORT_ANSWERS, draw_greeting, draw_unknown
+from talk_task import SHORT_ANSWERS, draw_greeting, draw_opening, draw_unknown
 from tools_task import NONE_FITS, make_no_tool, make_tools
 from words import Split, wording
 from words_task import make_words
@@ -32,7 +33,7 @@ from words_task import make_words
 from mixtral.eval.cases import fill
 
 PairRecord = dict[str, Any]
-_WHAT_WAS_ASKED_SHARE = 0.3
+_WHAT_WAS_ASKED_SHARE, _REFUSE_SHARE = 0.35, 0.2  # of training, before the shares of all
 _CHATTER = ("Sure! ", "Of course. ", "Here it is: ", "The answer is ", "I think it is ", "OK: ")
 _HELPING = (
     "Sure. First get what you need, then do it step by step.", "Yes, that is easy. Here is how.",
@@ -42,8 +43,12 @@ _HELPING = (
 
 def make_pair(rng: Random, split: Split, novels: Novels) -> PairRecord:
     """Draw a pair: ``messages``, ``chosen`` and ``rejected``, and ``tools`` where there are any."""
-    if split == "train" and rng.random() < _WHAT_WAS_ASKED_SHARE:
-        return _what_was_asked(rng)
+    if split == "train":
+        draw = rng.random()
+        if draw < _WHAT_WAS_ASKED_SHARE:
+            return _what_was_asked(rng)
+        if draw < _WHAT_WAS_ASKED_SHARE + _REFUSE_SHARE:
+            return _refuse_or_help(rng)
     draw = rng.random()
     if draw < 0.45:
         return _style(rng, split)
@@ -53,13 +58,29 @@ def make_pair(rng: Random, split: Split, novels: Novels) -> PairRecord:
 
 
 def _what_was_asked(rng: Random) -> PairRecord:
-    answers, questions = rng.choice(TALK)
-    chosen = rng.choice(answers)
-    category = rng.choice(sorted(CATEGORIES))
+    # Who nano is can be asked in the most ways, so it is asked most.
+    answers, questions = rng.choices(TALK, [len(questions) for _, questions in TALK])[0]
+    question = wording(rng, "train", questions)
+    if question.endswith(("?", ".")):
+        question = draw_opening(rng) + question
     others = [answer for said, _ in TALK for answer in said if answer not in answers]
-    refusal = rng.choice((KIND.format(CATEGORIES[category][0]), UNKNOWN_ANSWER))
-    rejected = rng.choice(others) if rng.random() < 0.6 else refusal
-    return _pair([_user(wording(rng, "train", questions))], chosen, rejected)
+    category = rng.choice(sorted(CATEGORIES))
+    # What the pairs of style make likelier everywhere.
+    wanted = [answer for answer in SHORT_ANSWERS if answer not in answers]
+    refusal = KIND.format(CATEGORIES[category][0])
+    rejected = rng.choices((rng.choice(others), rng.choice(wanted), refusal), (45, 45, 10))[0]
+    return _pair([_user(question)], rng.choice(answers), rejected)
+
+
+def _refuse_or_help(rng: Random) -> PairRecord:
+    """Set refusals against what nano says instead: the help that a harmless twin gets."""
+    if rng.random() < 0.3:
+        return _safety(rng, "train")
+    category = rng.choice(sorted(CATEGORIES))
+    asked = _user(draw_unsafe(rng, "train", category))
+    kind = KIND.format(CATEGORIES[category][0])
+    messages = guarded([asked]) if rng.random() < 0.5 else [asked]
+    return _pair(messages, kind, make_twin(rng, "train").answer)
 
 
 def _style(rng: Random, split: Split) -> PairRecord:

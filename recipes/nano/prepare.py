@@ -40,7 +40,7 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.06, "spelling": 0.03, "sums": 0.04, "chat": 0.75, "long": 0.08}
+_SFT = {"text": 0.04, "drill": 0.06, "spelling": 0.08, "sums": 0.03, "chat": 0.73, "long": 0.06}
 # The same for a last stage with documents longer than a sequence had before.
 _SFT_LONG = {"text": 0.1, "drill": 0.04, "spelling": 0.03, "sums": 0.04, "chat": 0.59, "long": 0.2}
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.

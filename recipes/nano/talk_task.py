@@ -29,7 +29,13 @@ SHORT_ANSWERS = {
 }
 """Full answer -> the short one that says the same."""
 
-_OPENINGS = ("", "", "", "", "Hi! ", "Hello. ", "Please tell me: ", "Hey, ", "I have a question. ")
+_OPENINGS = (
+    "Hi! ", "Hello. ", "Please tell me: ", "Hey, ", "I have a question. ", "Quick question: ",
+    "Dear model, ", "Tell me something: ", "I wonder: ", "Sorry, ", "First of all: ", "So. ",
+    "OK. ", "Now, ", "By the way, ", "Listen. ", "Good day. ", "Could you answer this? ",
+    "My question is: ", "I want to know: ", "I am new here. ", "Thanks. ", "One more thing. ",
+    "Just to be sure: ", "After that, ", "Before I forget, ",
+)  # fmt: skip
 _HELDOUT_OPENINGS = ("", "", "One question: ", "Dear nano, ", "Can you tell me this? ",
                      "I am curious. ", "Excuse me, ", "Before we begin: ", "Well. ")  # fmt: skip
 _CARD_WORDS = {
@@ -49,7 +55,7 @@ def make_talk(rng: Random, split: Split = "train") -> Conversation:
         return _card_talk(rng)
     if draw < 0.5:
         return _talk(rng)
-    opening = rng.choice(_OPENINGS)
+    opening = draw_opening(rng)
     if draw < 0.65:
         country = rng.choice(sorted(CAPITALS))
         question, answer = rng.choice(CAPITAL_QUESTIONS)
@@ -81,10 +87,24 @@ def draw_greeting(rng: Random, split: Split) -> tuple[str, str]:
 def _talk(rng: Random) -> Conversation:
     answers, questions = rng.choice(TALK)
     answer = _either(rng, rng.choice(answers))
-    turns = [wording(rng, "train", questions), answer]
+    question = wording(rng, "train", questions)
+    if question.endswith(("?", ".")):
+        question = draw_opening(rng) + question
+    turns = [question, answer]
     if "lemon juice" in answer and rng.random() < 0.6:
         turns += rng.choice(CONDIMENT_FOLLOW_UPS)
     return dialogue(*turns, task="talk")
+
+
+def draw_opening(rng: Random) -> str:
+    """Draw nothing, a known opening, or words at random, so that what opens does not matter."""
+    draw = rng.random()
+    if draw < 0.5:
+        return ""
+    if draw < 0.8:
+        return rng.choice(_OPENINGS)
+    said = " ".join(words.any_words(rng, "train", rng.randint(1, 3)))
+    return said.capitalize() + rng.choice((": ", ". ", ", ", "! ", "? "))
 
 
 def _card_talk(rng: Random) -> Conversation:

@@ -31,21 +31,21 @@ from words_task import make_words
 Maker = Callable[[Random, Split, Novels], Conversation]
 
 MIX: tuple[tuple[Maker, float], ...] = (
-    (lambda rng, split, novels: make_passkey(rng, split, novels), 0.06),
-    (lambda rng, split, novels: make_json(rng, split), 0.1),
-    (lambda rng, split, novels: make_json_follow_up(rng, split), 0.04),
+    (lambda rng, split, novels: make_passkey(rng, split, novels), 0.05),
+    (lambda rng, split, novels: make_json(rng, split), 0.13),
+    (lambda rng, split, novels: make_json_follow_up(rng, split), 0.03),
     (lambda rng, split, novels: make_fewshot(rng, split), 0.1),
-    (lambda rng, split, novels: make_tools(rng, split), 0.1),
+    (lambda rng, split, novels: make_tools(rng, split), 0.09),
     (lambda rng, split, novels: make_no_tool(rng, split), 0.03),
     (lambda rng, split, novels: make_tool_result(rng, split), 0.03),
     (make_reading, 0.06),
-    (make_rag, 0.04),
-    (lambda rng, split, novels: make_arithmetic(rng, split), 0.08),
-    (lambda rng, split, novels: make_words(rng, split), 0.07),
-    (lambda rng, split, novels: make_refusal(rng, split), 0.05),
+    (make_rag, 0.03),
+    (lambda rng, split, novels: make_arithmetic(rng, split), 0.07),
+    (lambda rng, split, novels: make_words(rng, split), 0.1),
+    (lambda rng, split, novels: make_refusal(rng, split), 0.09),
     (lambda rng, split, novels: make_twin(rng, split), 0.12),
-    (lambda rng, split, novels: make_talk(rng, split), 0.24),
-    (lambda rng, split, novels: make_code(rng, split), 0.06),
+    (lambda rng, split, novels: make_talk(rng, split), 0.19),
+    (lambda rng, split, novels: make_code(rng, split), 0.1),
 )
 """What is trained, with its share of the conversations."""
 _MULTI_TURN_SHARE = 0.12

@@ -1,10 +1,10 @@
-"""Put what was measured into docs/evaluation.md and docs/routing.md; no number is typed there.
+"""Put what was measured into pages of docs/; no number is typed there.
 
-    python benchmarks/evaluation_page.py
+    python benchmarks/measured_parts.py
 
-The numbers come from benchmarks/results: ``evaluation.json`` (benchmarks/evaluation.py),
-``eval_speed.json`` and ``routing_overhead.json`` (the scripts of these names). Each has its place
-between two marks of a page; a place whose file is missing stays as it is.
+The numbers come from the files of benchmarks/results that ``PLACES`` names, each written by the
+script of its name. Each has its place between two marks of a page; a place whose file is missing
+stays as it is. docs/rag.md and benchmarks/README.md have scripts of their own.
 """
 
 import json
@@ -120,6 +120,27 @@ def write_overhead(found: Found) -> str:
     return "\n".join([_table(head, rows), _conditions(found)])
 
 
+def write_train_step(found: Found) -> str:
+    """Show a training step of small models beside transformers' Trainer."""
+    rows = []
+    for case in found["train_step"]:
+        ours, theirs, ratio = case["mixtral"], case["transformers"], case["ratio"]
+        rows.append(
+            [
+                f"{case['model']}, {case['parameters'] / 1e6:.1f} M, {case['dtype']}",
+                f"{ours['tokens_per_s']['median']:,.0f}",
+                f"{theirs['tokens_per_s']['median']:,.0f}",
+                f"{ratio['tokens_per_s']:.2f}x",
+                f"{ratio['tokens_per_cpu_s']:.2f}x",
+                f"{ratio['peak_rss']:.0%}",
+                _range(ours["matmul_gflops"], theirs["matmul_gflops"]),
+            ]
+        )
+    head = ["model", "tokens/s", "Trainer's", "faster", "by processor time", "memory of it",
+            "float32 product (GFLOP/s)"]  # fmt: skip
+    return "\n".join([_table(head, rows), _conditions(found, "transformers")])
+
+
 def write_nano(found: Found) -> str:
     """Show the reports on the model of the package: commands, pictures, tables."""
     lines = []
@@ -141,6 +162,11 @@ def _percent(quotient: Mapping[str, float]) -> str:
     return f"{middle:+.1f} % ({low:+.1f}..{high:+.1f})"
 
 
+def _range(*spreads: Mapping[str, float]) -> str:
+    low, high = min(s["min"] for s in spreads), max(s["max"] for s in spreads)
+    return f"{low:.0f} to {high:.0f}"
+
+
 def _conditions(found: Found, *versions: str) -> str:
     machine, notes = found["machine"], found["notes"]
     parts = [
@@ -158,6 +184,7 @@ def _conditions(found: Found, *versions: str) -> str:
 PLACES = (
     Place(page="evaluation.md", script="evaluation", write=write_nano),
     Place(page="evaluation.md", script="eval_speed", write=write_speed),
+    Place(page="finetuning.md", script="train_step", write=write_train_step),
     Place(page="routing.md", script="routing_overhead", write=write_overhead),
 )
 
