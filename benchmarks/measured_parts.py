@@ -141,6 +141,30 @@ def write_train_step(found: Found) -> str:
     return "\n".join([_table(head, rows), _conditions(found, "transformers")])
 
 
+def write_paraphrase(found: Found) -> str:
+    """Show how near pairs are found among many sentences, and how many."""
+    rows, notes = [], found["notes"]
+    for row in found["paraphrase"]["ways"]:
+        cells = [f"{row['sentences']:,}", f"{row['pairs']:,}", f"{row['exact']['seconds']:.1f}"]
+        for way in ("index", "peer"):
+            share = row[way]["found"] / row["pairs"]
+            cells += [f"{row[way]['seconds']:.1f}", f"{row[way]['found']:,} ({share:.2%})"]
+        rows.append(cells)
+    head = ["sentences", "pairs", "all compared (s)", "index (s)", "pairs that the index found",
+            "`paraphrase_mining` (s)", "pairs that it found"]  # fmt: skip
+    embedding = found["paraphrase"]["embedding"]
+    speed = embedding["sentences"] / embedding["seconds"]
+    low, high = sorted(notes["float32_gflops"])
+    said = (
+        f"* Embedding {embedding['sentences']:,} sentences with {notes['embedding_model']} took "
+        f"{embedding['seconds']:,.0f} s, {speed:,.0f} per second. Threshold {notes['threshold']}; "
+        f"a float32 matrix product ran at {low:.0f} to {high:.0f} GFLOP/s."
+    )
+    return "\n".join(
+        [_table(head, rows), said, _conditions(found, "faiss", "sentence_transformers")]
+    )
+
+
 def write_nano(found: Found) -> str:
     """Show the reports on the model of the package: commands, pictures, tables."""
     lines = []
@@ -185,6 +209,7 @@ PLACES = (
     Place(page="evaluation.md", script="evaluation", write=write_nano),
     Place(page="evaluation.md", script="eval_speed", write=write_speed),
     Place(page="finetuning.md", script="train_step", write=write_train_step),
+    Place(page="paraphrase.md", script="paraphrase", write=write_paraphrase),
     Place(page="routing.md", script="routing_overhead", write=write_overhead),
 )
 
