@@ -1,7 +1,7 @@
 """Measure how fast near pairs are found among many sentences, and how many the index finds.
 
-    python benchmarks/paraphrase.py --data DIR            # some ten minutes on two cores
-    python benchmarks/paraphrase.py --data DIR --quick    # a minute; prints and writes nothing
+    python benchmarks/paraphrase.py --data DIR            # some five minutes on two cores
+    python benchmarks/paraphrase.py --data DIR --quick    # half a minute; writes nothing
 
 DIR has train/topical_chat, human dialogues. Its different sentences of four words and more are
 embedded with the default model; then the pairs within the default threshold are looked for in
