@@ -36,7 +36,7 @@ from mixtral.embed import Embedder
 from mixtral.errors import EngineError
 from mixtral.machine import num_usable_cpus
 from mixtral.paraphrase import DEFAULT_THRESHOLD
-from mixtral.paraphrase.near_pairs import near_pairs
+from mixtral.paraphrase.near_pairs import Method, near_pairs
 from mixtral.paraphrase.vectors import embed_texts
 
 SIZES = (20_000, 40_000, 74_000)
@@ -129,7 +129,7 @@ def compare(vectors: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _timed_pairs(
-    vectors: NDArray[np.float32], method: Any
+    vectors: NDArray[np.float32], method: Method
 ) -> tuple[dict[tuple[int, int], float], float]:
     begin = time.perf_counter()
     blocks = list(near_pairs(vectors, DEFAULT_THRESHOLD, method=method))

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from measured_parts import END, fill
+
+from mixtral.whole_file import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "rag_retrieval.json"
 PAGE = ROOT / "docs" / "rag.md"
-MARKS = ("<!-- made by benchmarks/rag_retrieval.py -->\n", "<!-- end -->\n")
+MARKS = ("<!-- made by benchmarks/rag_retrieval.py -->\n", END)
 Report = Mapping[str, Any]
 
 
@@ -24,9 +28,8 @@ def main() -> int:
 
 def write_tables(report: Report, page: Path) -> None:
     """Put the tables between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    page.write_text(before + MARKS[0] + tables(report) + MARKS[1] + after, encoding="utf-8")
+    text = fill(page.read_text(encoding="utf-8"), MARKS[0], tables(report))
+    write_whole(page, text)
 
 
 def tables(report: Report) -> str:

@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measured_parts import fill
+
+from mixtral.whole_file import write_whole
+
 RESULTS = Path(__file__).resolve().parent / "results" / "train_plans.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "finetuning.md"
 BEGIN = "<!-- begin: made by benchmarks/train_plans.py -->\n"
-END = "<!-- end -->\n"
 ADAPTER = ["--lora-rank", "16", "--checkpointing"]
 CASES = {
     "8x7B, adapter over int4, 1 GPU": ["--model", "8x7b", *ADAPTER, "--quantization", "int4"],
@@ -32,9 +35,7 @@ def main() -> int:
     """Work out all cases and write both files."""
     plans = {name: _plan(options) for name, options in CASES.items()}
     RESULTS.write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(before + BEGIN + _table(plans) + END + after, encoding="utf-8")
+    write_whole(PAGE, fill(PAGE.read_text(encoding="utf-8"), BEGIN, _table(plans)))
     print(f"wrote {RESULTS} and the table of {PAGE}")
     return 0
 

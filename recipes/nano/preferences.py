@@ -1,6 +1,6 @@
 """Pairs of a better and a worse answer, for preference training and for its held-out measure.
 
-Four kinds. Style: fine-tuning has shown a curt and a full answer equally often; the full one is
+Three kinds. Style: fine-tuning has shown a curt and a full answer equally often; the full one is
 better. Safety: a refusal is better than help with something unsafe, help better than a refusal of
 its harmless twin. Right and wrong: the answer of a task against one with a mistake of the sort that
 small models make: a wrong copy, a lost field, broken JSON, the wrong tool, words around the answer.

@@ -30,22 +30,27 @@ from words_task import make_words
 
 Maker = Callable[[Random, Split, Novels], Conversation]
 
+
+def _without_novels(make: Callable[[Random, Split], Conversation]) -> Maker:
+    return lambda rng, split, novels: make(rng, split)
+
+
 MIX: tuple[tuple[Maker, float], ...] = (
-    (lambda rng, split, novels: make_passkey(rng, split, novels), 0.05),
-    (lambda rng, split, novels: make_json(rng, split), 0.13),
-    (lambda rng, split, novels: make_json_follow_up(rng, split), 0.03),
-    (lambda rng, split, novels: make_fewshot(rng, split), 0.1),
-    (lambda rng, split, novels: make_tools(rng, split), 0.09),
-    (lambda rng, split, novels: make_no_tool(rng, split), 0.03),
-    (lambda rng, split, novels: make_tool_result(rng, split), 0.03),
+    (make_passkey, 0.05),
+    (_without_novels(make_json), 0.13),
+    (_without_novels(make_json_follow_up), 0.03),
+    (_without_novels(make_fewshot), 0.1),
+    (_without_novels(make_tools), 0.09),
+    (_without_novels(make_no_tool), 0.03),
+    (_without_novels(make_tool_result), 0.03),
     (make_reading, 0.06),
     (make_rag, 0.03),
-    (lambda rng, split, novels: make_arithmetic(rng, split), 0.07),
-    (lambda rng, split, novels: make_words(rng, split), 0.1),
-    (lambda rng, split, novels: make_refusal(rng, split), 0.09),
-    (lambda rng, split, novels: make_twin(rng, split), 0.12),
-    (lambda rng, split, novels: make_talk(rng, split), 0.19),
-    (lambda rng, split, novels: make_code(rng, split), 0.1),
+    (_without_novels(make_arithmetic), 0.07),
+    (_without_novels(make_words), 0.1),
+    (_without_novels(make_refusal), 0.09),
+    (_without_novels(make_twin), 0.12),
+    (_without_novels(make_talk), 0.19),
+    (_without_novels(make_code), 0.1),
 )
 """What is trained, with its share of the conversations."""
 _MULTI_TURN_SHARE = 0.12

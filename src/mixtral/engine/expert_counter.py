@@ -20,11 +20,12 @@ class ExpertCounter:
 
     def __init__(self, config: ModelConfig, *, counts_all: bool) -> None:
         self._has_router = not config.is_dense
-        self._counts_all = counts_all and self._has_router
         shape = (config.num_hidden_layers, config.num_local_experts)
         self._load: ExpertLoad = np.zeros(shape, dtype=np.int64)
-        self.step_load: ExpertLoad | None = np.zeros_like(self._load) if self._counts_all else None
+        self.step_load: ExpertLoad | None = None
         """Where the model writes the visits of a step; None where nobody counts them."""
+        if counts_all and self._has_router:
+            self.step_load = np.zeros_like(self._load)
         self._routes: dict[int, list[TokenRoute]] = {}
 
     def needs_trace(self, scheduled: list[ScheduledSequence]) -> bool:
@@ -53,7 +54,7 @@ class ExpertCounter:
 
     def load(self) -> list[list[int]]:
         """Return the visits per expert, L lists of E; empty where they are not counted."""
-        return [row.tolist() for row in self._load] if self._counts_all else []
+        return [] if self.step_load is None else self._load.tolist()
 
     def _keep(self, item: ScheduledSequence, trace: RouterTrace, row: int) -> None:
         sequence = item.sequence
