@@ -88,7 +88,7 @@ CASES = {
         tokenizer="v1",
         dtype="bfloat16",
         layers=2,
-        questions={"hellaswag": 3, "arc_challenge": 3, "mmlu": 2},
+        questions={"hellaswag": 3, "arc_challenge": 3, "mmlu": 6},
         rounds=2,
         batches=(4, 16),
     ),

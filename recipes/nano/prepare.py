@@ -23,7 +23,7 @@ from random import Random
 import numpy as np
 from arithmetic_task import make_sums
 from corpus import TextDocument, novel_texts, read_corpus
-from drills import make_drill, make_spelling
+from drills import make_drill, make_marks, make_spelling
 from encoding import Encoder
 from make_cases import write_cases, write_lines
 from novels import Novels
@@ -40,11 +40,13 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.06, "spelling": 0.08, "sums": 0.03, "chat": 0.73, "long": 0.06}
+_SFT = {"text": 0.04, "drill": 0.05, "marks": 0.22, "spelling": 0.05, "sums": 0.03, "chat": 0.57,
+        "long": 0.04}  # fmt: skip
 # The same for a last stage with documents longer than a sequence had before.
-_SFT_LONG = {"text": 0.1, "drill": 0.04, "spelling": 0.03, "sums": 0.04, "chat": 0.59, "long": 0.2}
+_SFT_LONG = {"text": 0.12, "drill": 0.04, "marks": 0.1, "spelling": 0.03, "sums": 0.03,
+             "chat": 0.48, "long": 0.2}  # fmt: skip
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
-_TIMES = {"text": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
+_TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
           "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
 _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
@@ -224,6 +226,9 @@ def _draw(job: Job, rng: Random) -> Encoded:
             kind="drill", tokens=tokens, mask=repeated_mask(tokens), time=level * level / 2
         )
     time = rng.uniform(*_TIMES[job.kind])
+    if job.kind == "marks":
+        tokens = _encoder().document(make_marks(rng))
+        return Encoded(kind="marks", tokens=tokens, mask=repeated_mask(tokens), time=time)
     if job.kind in ("spelling", "sums"):
         tokens = _encoder().document(
             make_spelling(rng) if job.kind == "spelling" else make_sums(rng)

@@ -78,10 +78,14 @@ def draw_unknown(rng: Random, split: Split) -> str:
 
 
 def draw_greeting(rng: Random, split: Split) -> tuple[str, str]:
-    """Draw a question with a full and a short answer; return it with the full one."""
-    entries = [entry for entry in TALK if entry[0][0] in SHORT_ANSWERS]
-    answers, questions = rng.choice(entries)
-    return wording(rng, split, questions), answers[0]
+    """Draw a question of one half with a full and a short answer; return it with the full one."""
+    entries = []
+    for answers, questions in TALK:
+        asked = [text for text in questions if is_heldout(text) == (split == "heldout")]
+        if answers[0] in SHORT_ANSWERS and asked:
+            entries.append((asked, answers[0]))
+    questions, answer = rng.choice(entries)
+    return rng.choice(questions), answer
 
 
 def _talk(rng: Random) -> Conversation:

@@ -36,21 +36,21 @@ def _without_novels(make: Callable[[Random, Split], Conversation]) -> Maker:
 
 
 MIX: tuple[tuple[Maker, float], ...] = (
-    (make_passkey, 0.05),
-    (_without_novels(make_json), 0.13),
+    (make_passkey, 0.04),
+    (_without_novels(make_json), 0.15),
     (_without_novels(make_json_follow_up), 0.03),
-    (_without_novels(make_fewshot), 0.1),
-    (_without_novels(make_tools), 0.09),
-    (_without_novels(make_no_tool), 0.03),
-    (_without_novels(make_tool_result), 0.03),
-    (make_reading, 0.06),
+    (_without_novels(make_fewshot), 0.13),
+    (_without_novels(make_tools), 0.12),
+    (_without_novels(make_no_tool), 0.07),
+    (_without_novels(make_tool_result), 0.04),
+    (make_reading, 0.08),
     (make_rag, 0.03),
     (_without_novels(make_arithmetic), 0.07),
     (_without_novels(make_words), 0.1),
-    (_without_novels(make_refusal), 0.09),
-    (_without_novels(make_twin), 0.12),
-    (_without_novels(make_talk), 0.19),
-    (_without_novels(make_code), 0.1),
+    (_without_novels(make_refusal), 0.07),
+    (_without_novels(make_twin), 0.1),
+    (_without_novels(make_talk), 0.13),
+    (_without_novels(make_code), 0.07),
 )
 """What is trained, with its share of the conversations."""
 _MULTI_TURN_SHARE = 0.12

@@ -10,6 +10,7 @@ model to copy instead of recalling.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,6 +20,9 @@ from typing import Literal
 from mixtral.tokenizer import load_tokenizer
 
 Split = Literal["train", "heldout"]
+
+_FIRST_PIECE = 1027  # ids below are control tokens and single bytes
+_CAPITALISED = re.compile(rb" [A-Z][a-z]{2,}")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -318,8 +322,7 @@ _UNKIND = frozenset(
 def vocabulary() -> tuple[str, ...]:
     """Return the lower-case words of the tokenizer that are one piece: English, some others."""
     tokenizer = load_tokenizer("v3")
-    # 1027: ids below are control tokens and single bytes.
-    pieces = [tokenizer.token_bytes(i) for i in range(1027, tokenizer.vocab_size)]
+    pieces = [tokenizer.token_bytes(i) for i in range(_FIRST_PIECE, tokenizer.vocab_size)]
     words = [
         piece[1:].decode()
         for piece in pieces
@@ -328,6 +331,15 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(
         word for word in words if word.isascii() and word.islower() and word not in _UNKIND
     )
+
+
+@cache
+def capitalised_words() -> tuple[str, ...]:
+    """Return the capitalised words of the tokenizer that are one piece, without held-out ones."""
+    tokenizer = load_tokenizer("v3")
+    pieces = [tokenizer.token_bytes(i) for i in range(_FIRST_PIECE, tokenizer.vocab_size)]
+    words = [piece[1:].decode() for piece in pieces if _CAPITALISED.fullmatch(piece)]
+    return tuple(word for word in words if not is_heldout(word))
 
 
 @cache

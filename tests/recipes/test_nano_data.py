@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -21,8 +22,6 @@ from conversation import Conversation, answer_text, dialogue  # isort: skip
 from corpus import TextDocument  # isort: skip
 from encoding import Encoder  # isort: skip
 from novels import sample_novels  # isort: skip
-from talk_lines import TALK  # isort: skip
-from talk_task import SHORT_ANSWERS  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +73,13 @@ def test_pairs_are_accepted_by_the_trainer() -> None:
         assert chosen.token_ids != rejected.token_ids
 
 
-def test_pairs_are_seeded_and_their_halves_share_known_greetings_alone() -> None:
+def test_pairs_are_seeded_and_their_halves_share_no_prompt() -> None:
     def prompts(split: words.Split) -> list[str]:
-        pairs = tasks.preference_pairs("t", split, 60, sample_novels())
+        pairs = tasks.preference_pairs("t", split, 200, sample_novels())
         return [json.dumps(pair["messages"]) for pair in pairs]
 
     assert prompts("train") == prompts("train")
-    greetings = {
-        json.dumps([{"role": "user", "content": question}])
-        for answers, questions in TALK
-        if answers[0] in SHORT_ANSWERS
-        for question in questions
-        if not words.is_heldout(question)
-    }
-    assert set(prompts("train")) & set(prompts("heldout")) <= greetings
+    assert not set(prompts("train")) & set(prompts("heldout"))
 
 
 def test_committed_cases_are_those_that_the_recipe_makes(tmp_path: Path) -> None:
@@ -137,6 +129,22 @@ def test_drills_grow_with_their_level() -> None:
         return float(np.mean([len(drills.make_drill(rng, level)) for _ in range(80)]))
 
     assert mean_length(0.0) < mean_length(0.5) < mean_length(1.0)
+
+
+def test_drills_of_marks_write_the_same_words_twice_and_no_heldout_name() -> None:
+    rng = Random(18)
+    heldout = {*words.FIRST_NAMES.heldout, *words.LAST_NAMES.heldout, *words.CITIES.heldout}
+    num_quoted = 0
+    for _ in range(300):
+        *given, last = drills.make_marks(rng).split("\n")
+        one, two = (sorted(re.findall("[A-Za-z]+", text)) for text in ("\n".join(given), last))
+        words_between = {"and", "is"}
+        assert [w for w in one if w not in words_between] == [
+            w for w in two if w not in words_between
+        ]
+        assert not {word for word in one if word[0].isupper()} & heldout
+        num_quoted += last.startswith(("[", "{"))
+    assert num_quoted > 100
 
 
 def test_spelling_pages_spell_right() -> None:
