@@ -141,6 +141,32 @@ def write_train_step(found: Found) -> str:
     return "\n".join([_table(head, rows), _conditions(found, "transformers")])
 
 
+def write_lora_step(found: Found) -> str:
+    """Show a LoRA step over an int4 base beside PEFT over bfloat16."""
+    step, rows = found["lora_step"], []
+    for row in step["steps"]:
+        rows.append(
+            [
+                f"{'ours' if row['engine'] == 'mixtral' else 'PEFT'}, {row['format']}",
+                str(row["tokens"]),
+                row["stopped"] or f"{row['tokens_per_s']['median']:.2f}",
+                f"{row['peak_rss_bytes'] / 1e9:.1f}",
+                f"{row['probes']['read_gb_per_s']:.0f}",
+                f"{row['probes']['float32_gflops']:.0f}",
+            ]
+        )
+    ratios = step["ratios"]
+    head = ["side, base", "tokens in a step", "tokens/s", "peak memory (GB)", "read (GB/s)",
+            "float32 product (GFLOP/s)"]  # fmt: skip
+    bound = "at most " if ratios["is_bound"] else ""
+    said = f"* With {ratios['tokens']} tokens: {bound}{ratios['peak_memory']:.0%} of the memory"
+    if "tokens_per_s" in ratios:
+        said += f", {ratios['tokens_per_s']:.1f}x the tokens/s"
+    gate = step["gate"]["relative_error"]
+    said += f". Logits and loss of a small model agree within {gate:.0e} of PEFT's."
+    return "\n".join([_table(head, rows), said, _conditions(found)])
+
+
 def write_paraphrase(found: Found) -> str:
     """Show how near pairs are found among many sentences, and how many."""
     rows, notes = [], found["notes"]
@@ -208,6 +234,7 @@ def _conditions(found: Found, *versions: str) -> str:
 PLACES = (
     Place(page="evaluation.md", script="evaluation", write=write_nano),
     Place(page="evaluation.md", script="eval_speed", write=write_speed),
+    Place(page="finetuning.md", script="lora_step", write=write_lora_step),
     Place(page="finetuning.md", script="train_step", write=write_train_step),
     Place(page="paraphrase.md", script="paraphrase", write=write_paraphrase),
     Place(page="routing.md", script="routing_overhead", write=write_overhead),

@@ -46,8 +46,8 @@ _SFT = {"text": 0.04, "drill": 0.05, "marks": 0.22, "spelling": 0.05, "sums": 0.
 _SFT_LONG = {"text": 0.12, "drill": 0.04, "marks": 0.1, "spelling": 0.03, "sums": 0.03,
              "chat": 0.48, "long": 0.2}  # fmt: skip
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
-_TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0), "chat": (0.08, 1.0),
-          "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
+_TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0),
+          "chat": (0.08, 1.0), "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
 _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
 _NUM_NOVELS = 12

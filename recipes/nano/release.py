@@ -24,7 +24,18 @@ from mixtral.train.plot import plot_run
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PACKAGE = HERE.parents[1] / "src" / "mixtral" / "models" / "nano"
-STAGES = ("pretrain", "sft", "sft_long", "sft_more", "sft_last", "sft_all", "sft_end", "dpo")
+STAGES = (
+    "pretrain",
+    "sft",
+    "sft_long",
+    "sft_more",
+    "sft_last",
+    "sft_all",
+    "sft_end",
+    "sft_marks",
+    "sft_texts",
+    "dpo",
+)
 PICTURES = ("card.png", "perplexity.png")
 PREFERENCE_GOAL, MOST_LOST = 15, 1  # points
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixtral.checkpoint import packed_config, quantized_tensors
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
-from mixtral.errors import CheckpointError, UnsupportedError
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
 from mixtral.loading import unpacked_tensors
 from mixtral.model import CpuTransformer, TokenBatch, Transformer, init_weights
@@ -200,3 +200,24 @@ def test_block_size_must_be_whole_tiles() -> None:
     model, _ = model_pair(tiny_config(), "int4")
     with pytest.raises(UnsupportedError, match="block_size is 8"):
         model.new_cache(num_blocks=4, block_size=8)
+
+
+def test_other_numbers_of_experts_keep_how_it_computes_and_caches() -> None:
+    config = tiny_config(head_dim=64, num_local_experts=8)
+    made, _ = model_pair(config, "int4")
+    ids = some_ids(config, 40)
+    for exact, kv_dtype in ((True, "int8"), (False, "bfloat16")):
+        model = CpuTransformer(made.config, made.tensors.items(), exact=exact, kv_dtype=kv_dtype)
+        counts = [config.num_experts_per_tok] * config.num_hidden_layers
+        same = model.with_experts_per_token(counts)
+        assert torch.equal(same.whole_logits(ids), model.whole_logits(ids))
+        more = model.with_experts_per_token([3, *counts[1:]])
+        assert more.dtype == model.dtype
+        assert not torch.equal(more.whole_logits(ids), model.whole_logits(ids))
+
+
+@pytest.mark.parametrize("counts", [[], [2], [2, 0], [2, 9], [2, 2, 2]])
+def test_wrong_numbers_of_experts_are_named(counts: list[int]) -> None:
+    model, _ = model_pair(tiny_config(), "int4")
+    with pytest.raises(ConfigError, match="must be"):
+        model.with_experts_per_token(counts)

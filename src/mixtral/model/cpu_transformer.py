@@ -74,6 +74,7 @@ class CpuTransformer:
 
     Raises:
         CheckpointError: A name is unknown, missing or twice there, or a tensor has a wrong shape.
+        ConfigError: ``kv_dtype`` or ``experts_per_token`` is none of these.
         UnsupportedError: The C++ library is not there, or cannot run this geometry.
     """
 
@@ -108,8 +109,8 @@ class CpuTransformer:
         self._tensors = CpuWeights(config, tensors)
         self._workspace = np.empty(0, dtype=np.uint8)
         self._kv_dtype = kv_dtype
-        everywhere = [config.num_experts_per_tok] * config.num_hidden_layers
-        self._model = self._describe(exact, experts_per_token or everywhere)
+        self._exact = exact
+        self._model = self._describe(_checked_counts(config, experts_per_token))
         self._adapters = CpuAdapters(config, [])
 
     @staticmethod
@@ -310,7 +311,27 @@ class CpuTransformer:
         self._library.run_step(self._model, step)
         return logits
 
-    def _describe(self, exact: bool, experts_per_token: Sequence[int]) -> Model:
+    def with_experts_per_token(self, counts: Sequence[int]) -> "CpuTransformer":
+        """Return a model over the same memory that uses other numbers of experts.
+
+        Args:
+            counts: Experts per token of each layer, L values from 1 to E.
+
+        Returns:
+            It computes and caches as this one does; it has no adapters yet.
+
+        Raises:
+            ConfigError: A number is wrong, or there are not L of them.
+        """
+        return CpuTransformer(
+            self.config.replace(num_experts_per_tok=max(counts, default=1)),
+            self.tensors.items(),
+            exact=self._exact,
+            kv_dtype=self._kv_dtype,
+            experts_per_token=counts,
+        )
+
+    def _describe(self, experts_per_token: Sequence[int]) -> Model:
         """Fill the C structures; they point into tensors that this object keeps."""
         config, weights = self.config, self._tensors
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
@@ -346,7 +367,7 @@ class CpuTransformer:
             experts_per_token=config.num_experts_per_tok,
             window=config.sliding_window or 0,
             eps=config.rms_norm_eps,
-            exact=int(exact),
+            exact=int(self._exact),
             kv_int8=int(self._kv_dtype == "int8"),
             frequencies=self._frequencies.data_ptr(),
             embedding=weights.matrix("model.embed_tokens").data,
@@ -356,3 +377,16 @@ class CpuTransformer:
         )
         weights.check_all_used()
         return model
+
+
+def _checked_counts(config: ModelConfig, counts: Sequence[int] | None) -> Sequence[int]:
+    """Return the experts per token of each layer, all right."""
+    most = config.num_experts_per_tok
+    if counts is None:
+        return (most,) * config.num_hidden_layers
+    if len(counts) != config.num_hidden_layers or not all(1 <= count <= most for count in counts):
+        raise ConfigError(
+            f"experts_per_token is {list(counts)}; it must be {config.num_hidden_layers} numbers "
+            f"from 1 to {most}, one for each layer."
+        )
+    return counts

@@ -122,7 +122,7 @@ def using_experts(model: LanguageModel, counts: Sequence[int]) -> Iterator[Langu
     counts = parse_experts_per_token(",".join(map(str, counts)), own)
     config = own.replace(num_experts_per_tok=max(counts))
     if isinstance(model, CpuTransformer):
-        yield CpuTransformer(config, model.tensors.items(), experts_per_token=counts)
+        yield model.with_experts_per_token(counts)
         return
     assert isinstance(model, Transformer)
     moes = [cast(DecoderLayer, layer).block_sparse_moe for layer in model.model.layers]
