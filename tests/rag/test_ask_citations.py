@@ -172,3 +172,17 @@ def test_sentence_that_says_the_question_again_is_no_place_to_read() -> None:
 def test_nothing_is_near_where_no_word_is_shared(question: str) -> None:
     assert nearest_sentence(question, PASSAGES) is None
     assert nearest_sentence(question, []) is None
+
+
+def test_the_nearest_sentence_is_shown_beside_support_that_has_less_to_do_with_the_question() -> (
+    None
+):
+    asked = "How is int4 packed?"
+    passages = [passage("An int4 code is packed in a byte."), passage("An int4 merge is no news.")]
+    far = find_citations("It is no merge of int4 news.", passages, question=asked)
+    assert [citation.number for citation in far] == [2]
+    found = nearest_sentence(asked, passages, far)
+    assert found is not None
+    assert found.number == 1
+    near = find_citations("An int4 code is in a byte.", passages, question=asked)
+    assert nearest_sentence(asked, passages, near) is None

@@ -88,7 +88,7 @@ class RagAnswer:
     """Numbers in the text that no passage has."""
     nearest: Citation | None = None
     """Where to read on: of the passages, the sentence that has most to do with the question. None
-    where a citation is supported, or no sentence shares a word with the question."""
+    where a supported citation has as much to do with it, or no sentence shares a word with it."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: what ``/v1/rag/ask`` answers and ``rag ask --json`` prints."""
@@ -190,7 +190,6 @@ class Ask:
         is_found = bool(text) and not _is_refusal(text)
         shown = prompt.passages
         citations = find_citations(text, shown, question=question) if is_found else []
-        is_supported = any(citation.is_supported for citation in citations)
         return RagAnswer(
             text=text,
             is_found=is_found,
@@ -201,7 +200,7 @@ class Ask:
             num_left_out=prompt.num_left_out,
             is_cut=prompt.is_cut,
             unknown_numbers=tuple(unknown_numbers(text, len(shown))),
-            nearest=None if is_supported else nearest_sentence(question, shown),
+            nearest=nearest_sentence(question, shown, citations),
         )
 
 

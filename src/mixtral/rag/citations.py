@@ -150,8 +150,10 @@ def find_citations(answer: str, passages: Sequence[Passage], *, question: str) -
     return list(found.values())
 
 
-def nearest_sentence(question: str, passages: Sequence[Passage]) -> Citation | None:
-    """Return the sentence that has most to do with a question, for where no answer names a source.
+def nearest_sentence(
+    question: str, passages: Sequence[Passage], cited: Sequence[Citation] = ()
+) -> Citation | None:
+    """Return the sentence that has most to do with a question, for where no answer comes from it.
 
     It has the most of the question's content words, each weighed by how few of the sentences have
     it (Sparck Jones, "A statistical interpretation of term specificity", 1972), with those of the
@@ -161,10 +163,12 @@ def nearest_sentence(question: str, passages: Sequence[Passage]) -> Citation | N
     Args:
         question: What was asked.
         passages: What was found for it, best first.
+        cited: Where an answer comes from. Sentences that support it are as good as any other with
+            as much of the question.
 
     Returns:
         The sentence, as one that supports no answer; None where none shares a word with the
-        question.
+        question, or none shares more than what is cited.
     """
     asked, again = content_words(question), _WORD.findall(question.casefold())
     found = []  # passage, span, and the words that it has of the question
@@ -177,14 +181,20 @@ def nearest_sentence(question: str, passages: Sequence[Passage]) -> Citation | N
                 found.append((number, passage, start, end, shared))
     num_with = Counter(word for *_, shared in found for word in shared)
 
+    def weight_of(shared: Set[str]) -> float:
+        return sum(math.log(1 + len(found) / max(1, num_with[word])) for word in shared)
+
     def rank(number: int, _: Passage, start: int, end: int, shared: Set[str]) -> tuple[float, ...]:
-        weight = sum(math.log(1 + len(found) / num_with[word]) for word in shared)
-        return weight, -number, start - end
+        return weight_of(shared), -number, start - end
 
     best = max(found, key=lambda one: rank(*one), default=None)
     if best is None or not best[-1]:
         return None
-    number, passage, start, end, _ = best
+    number, passage, start, end, shared = best
+    for citation in cited:
+        words = content_words(citation.text) | content_words(citation.passage.heading or "")
+        if citation.is_supported and weight_of(asked & words) >= weight_of(shared):
+            return None
     return Citation(
         number=number,
         passage=passage,

@@ -191,7 +191,7 @@ class RagAnswerBody(AnswerFields):
     """Where it comes from."""
     nearest: RagCitation | None
     """Where to read on: the sentence of the passages that has most to do with the question; null
-    where a citation is supported, or no sentence shares a word with the question."""
+    where a supported citation has as much to do with it, or no sentence shares a word with it."""
     passages: list[RagPassage]
     """What the model was shown; empty where nothing is relevant and it was not asked."""
     passages_left_out: int
