@@ -22,6 +22,7 @@ from mixtral.tokenizer import load_tokenizer
 Split = Literal["train", "heldout"]
 
 _FIRST_PIECE = 1027  # ids below are control tokens and single bytes
+_LOWER_CASE = re.compile(rb" [a-z]{3,}")
 _CAPITALISED = re.compile(rb" [A-Z][a-z]{2,}")
 
 
@@ -321,25 +322,20 @@ _UNKIND = frozenset(
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Return the lower-case words of the tokenizer that are one piece: English, some others."""
-    tokenizer = load_tokenizer("v3")
-    pieces = [tokenizer.token_bytes(i) for i in range(_FIRST_PIECE, tokenizer.vocab_size)]
-    words = [
-        piece[1:].decode()
-        for piece in pieces
-        if piece[1:].isalpha() and piece[:1] == b" " and len(piece) > 3
-    ]
-    return tuple(
-        word for word in words if word.isascii() and word.islower() and word not in _UNKIND
-    )
+    return tuple(word for word in _whole_words(_LOWER_CASE) if word not in _UNKIND)
 
 
 @cache
 def capitalised_words() -> tuple[str, ...]:
     """Return the capitalised words of the tokenizer that are one piece, without held-out ones."""
+    return tuple(word for word in _whole_words(_CAPITALISED) if not is_heldout(word))
+
+
+def _whole_words(pattern: re.Pattern[bytes]) -> list[str]:
+    """Return the pieces that match, without the space in front."""
     tokenizer = load_tokenizer("v3")
-    pieces = [tokenizer.token_bytes(i) for i in range(_FIRST_PIECE, tokenizer.vocab_size)]
-    words = [piece[1:].decode() for piece in pieces if _CAPITALISED.fullmatch(piece)]
-    return tuple(word for word in words if not is_heldout(word))
+    pieces = (tokenizer.token_bytes(i) for i in range(_FIRST_PIECE, tokenizer.vocab_size))
+    return [piece[1:].decode() for piece in pieces if pattern.fullmatch(piece)]
 
 
 @cache

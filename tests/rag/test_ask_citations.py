@@ -174,9 +174,7 @@ def test_nothing_is_near_where_no_word_is_shared(question: str) -> None:
     assert nearest_sentence(question, []) is None
 
 
-def test_the_nearest_sentence_is_shown_beside_support_that_has_less_to_do_with_the_question() -> (
-    None
-):
+def test_support_that_shares_less_with_the_question_leaves_the_nearest_sentence() -> None:
     asked = "How is int4 packed?"
     passages = [passage("An int4 code is packed in a byte."), passage("An int4 merge is no news.")]
     far = find_citations("It is no merge of int4 news.", passages, question=asked)

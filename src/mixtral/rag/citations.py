@@ -171,38 +171,43 @@ def nearest_sentence(
         question, or none shares more than what is cited.
     """
     asked, again = content_words(question), _WORD.findall(question.casefold())
-    found = []  # passage, span, and the words that it has of the question
-    for number, passage in enumerate(passages, start=1):
-        above = content_words(passage.heading or "")
-        for start, end in sentence_spans(passage.text):
-            sentence = passage.text[start:end]
-            if not _has_run(_WORD.findall(sentence.casefold()), again):
-                shared = asked & (content_words(sentence) | above)
-                found.append((number, passage, start, end, shared))
-    num_with = Counter(word for *_, shared in found for word in shared)
+    found = [
+        (sentence, asked & _words_of(sentence))
+        for sentence in _sentences_of(passages)
+        if not _has_run(_WORD.findall(sentence.text.casefold()), again)
+    ]
+    num_with = Counter(word for _, shared in found for word in shared)
 
-    def weight_of(shared: Set[str]) -> float:
+    def _weight(shared: Set[str]) -> float:
         return sum(math.log(1 + len(found) / max(1, num_with[word])) for word in shared)
 
-    def rank(number: int, _: Passage, start: int, end: int, shared: Set[str]) -> tuple[float, ...]:
-        return weight_of(shared), -number, start - end
+    def _rank(sentence: Citation, shared: Set[str]) -> tuple[float, int, int]:
+        return _weight(shared), -sentence.number, sentence.start - sentence.end
 
-    best = max(found, key=lambda one: rank(*one), default=None)
-    if best is None or not best[-1]:
+    best, shared = max(found, key=lambda one: _rank(*one), default=(None, set()))
+    supported = [asked & _words_of(citation) for citation in cited if citation.is_supported]
+    if not shared or any(_weight(words) >= _weight(shared) for words in supported):
         return None
-    number, passage, start, end, shared = best
-    for citation in cited:
-        words = content_words(citation.text) | content_words(citation.passage.heading or "")
-        if citation.is_supported and weight_of(asked & words) >= weight_of(shared):
-            return None
-    return Citation(
-        number=number,
-        passage=passage,
-        start=passage.start + start,
-        end=passage.start + end,
-        text=passage.text[start:end],
-        is_supported=False,
-    )
+    return best
+
+
+def _sentences_of(passages: Sequence[Passage]) -> Iterator[Citation]:
+    """Yield all sentences, as ones that support no answer."""
+    for number, passage in enumerate(passages, start=1):
+        for start, end in sentence_spans(passage.text):
+            yield Citation(
+                number=number,
+                passage=passage,
+                start=passage.start + start,
+                end=passage.start + end,
+                text=passage.text[start:end],
+                is_supported=False,
+            )
+
+
+def _words_of(citation: Citation) -> set[str]:
+    """Return the content words of cited sentences and of the heading above them."""
+    return content_words(citation.text) | content_words(citation.passage.heading or "")
 
 
 def _has_run(words: Sequence[str], run: Sequence[str]) -> bool:

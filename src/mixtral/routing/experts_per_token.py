@@ -120,14 +120,13 @@ def using_experts(model: LanguageModel, counts: Sequence[int]) -> Iterator[Langu
     """
     own = model.config
     counts = parse_experts_per_token(",".join(map(str, counts)), own)
-    config = own.replace(num_experts_per_tok=max(counts))
     if isinstance(model, CpuTransformer):
         yield model.with_experts_per_token(counts)
         return
     assert isinstance(model, Transformer)
     moes = [cast(DecoderLayer, layer).block_sparse_moe for layer in model.model.layers]
     try:
-        model.config = config
+        model.config = own.replace(num_experts_per_tok=max(counts))
         for moe, count in zip(moes, counts, strict=True):
             moe.num_experts_per_tok = count
         yield model
