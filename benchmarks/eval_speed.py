@@ -119,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.data is None:
         parser.error("--data is missing; it names the folder of the rows.")
+    if not options.data.is_dir():
+        parser.error(f"--data is {options.data}; it must be the folder of the rows.")
     others = OtherProcesses()
     found = []
     for name in options.models:

@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     sizes = QUICK_SIZES if options.quick else SIZES
+    sentences = read_sentences(options.data, most=sizes[-1])
     others = OtherProcesses()
     before = float32_gflops()
     embedder = Embedder()
-    sentences = read_sentences(options.data, most=sizes[-1])
     begin = time.perf_counter()
     vectors = embed_texts(sentences, embedder).vectors
     found = {
@@ -86,9 +86,12 @@ def read_sentences(data: Path, *, most: int) -> list[str]:
     """Return different sentences of the dialogues, in their order.
 
     Raises:
-        SystemExit: There are fewer.
+        SystemExit: There are fewer, or none.
     """
-    sentences = list(dict.fromkeys(_sentences(data)))[:most]
+    try:
+        sentences = list(dict.fromkeys(_sentences(data)))[:most]
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename} does not exist; name its folder with --data.") from None
     if len(sentences) < most:
         raise SystemExit(f"{data} has {len(sentences):,} sentences; {most:,} are needed.")
     return sentences

@@ -40,6 +40,8 @@ def test_sentences_are_different_and_have_words(script: Any, tmp_path: Path) -> 
     assert script.read_sentences(tmp_path, most=2) == ["Do you like old films?", "I do like them."]
     with pytest.raises(SystemExit, match=r"has 2 sentences; 3 are needed\."):
         script.read_sentences(tmp_path, most=3)
+    with pytest.raises(SystemExit, match=r"elsewhere/train/.* does not exist; name its folder"):
+        script.read_sentences(tmp_path / "elsewhere", most=3)
 
 
 def test_all_ways_find_the_pairs_of_each_topic(script: Any) -> None:

@@ -186,3 +186,12 @@ def conditions() -> dict[str, Any]:
         "notes": {"threads": 2, "other_processes": 0.1, "lm_eval": "1", "transformers": "5"},
         "date": "2026-01-01T00:00:00+00:00",
     }
+
+
+def test_a_wrong_folder_of_rows_is_one_line(
+    scripts: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        scripts("eval_speed").main(["--data", str(tmp_path / "none"), "--models", "nano"])
+    assert stop.value.code == 2
+    assert "it must be the folder of the rows." in capsys.readouterr().err
