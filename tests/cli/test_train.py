@@ -86,6 +86,11 @@ def test_sft_needs_a_mask(run: Run, recipe: Path, tiny: Path) -> None:
     assert result.exit_code == 2
     assert "train_mask is empty" in result.stderr
     write_recipe(recipe, init_from=str(tiny), train_mask="mask.npy", max_steps=1)
+    result = run("train", "sft", recipe)
+    assert result.exit_code == 2
+    assert "valid_mask is empty" in result.stderr
+    masks = {"train_mask": "mask.npy", "valid_mask": "mask.npy"}
+    write_recipe(recipe, init_from=str(tiny), max_steps=1, **masks)
     assert run("train", "sft", recipe).exit_code == 0
 
 
@@ -201,7 +206,7 @@ def test_show_marks_what_is_learned(run: Run, tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     unwritable = {"messages": [messages[0], {"role": "assistant"} | both], "tools": [tool]}
     for record in ({}, unwritable):
-        records.write_text(json.dumps(record) + "\n")
-        result = run("train", "show", records)
+        records.write_text(json.dumps({"messages": messages}) + "\n" + json.dumps(record) + "\n")
+        result = run("train", "show", records, "--limit", "1")
         assert result.exit_code == 2
-        assert "talk.jsonl:1" in result.stderr
+        assert "talk.jsonl:2" in result.stderr

@@ -14,9 +14,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mixtral.checkpoint import packed_config, quantized_tensors
+from mixtral.checkpoint import packed_config, quantized_tensors, write_checkpoint
 from mixtral.errors import Error
 from mixtral.model import TokenBatch, Transformer
 from mixtral.model.lora import LoraSpec, add_lora, lora_adapter
@@ -25,11 +26,15 @@ from mixtral.model.router_trace import RouterRecorder
 from mixtral.quantization import RECIPES
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.data import TrainBatch
+from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.losses import linear_cross_entropy, load_balancing_loss, router_z_loss
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.parallel_settings import ParallelSettings
+from mixtral.train.recipe import TrainRecipe
+from mixtral.train.run_folder import read_log
 from mixtral.train.sharded_state import ShardedState, adamw_tensors
 from mixtral.train.shards import local_rows, local_shard, whole_adapter
+from mixtral.train.trainer import Trainer
 from tests.models_for_tests import tiny_model
 
 GRAD_CLIP = 0.5
@@ -188,6 +193,70 @@ def resume_single(context: ParallelContext, folder: Path) -> Any:
     return resume_from(context, folder / "by_1")
 
 
+def write_runs(folder: Path) -> None:
+    """Write what ``trainer`` learns from: the last step of the tokens is one micro-batch."""
+    folder.mkdir()
+    tokens = np.tile(np.arange(3, 63), 7).astype(np.uint16)
+    tokens[::60] = 1
+    np.save(folder / "tokens.npy", np.append(tokens, [5]).astype(np.uint16))
+    model = tiny_model(vocab_size=32768)
+    write_checkpoint(folder / "start", model.config, model.named_parameters(), layout="hf")
+    records = [
+        {
+            "messages": [{"role": "user", "content": f"Say yes, {'please ' * (i % 4)}number {i}."}],
+            "chosen": "yes",
+            "rejected": "no",
+        }
+        for i in range(16)
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "pairs.jsonl").write_text(text)
+
+
+def trainer(context: ParallelContext, folder: Path) -> dict[str, Any]:
+    """Run whole stages, of data that lies beside the folder."""
+    data = folder.parent
+    tokens = {"train_tokens": str(data / "tokens.npy"), "valid_tokens": str(data / "tokens.npy")}
+    pairs = {"train_records": str(data / "pairs.jsonl"), "valid_fraction": 0.4}
+    pairs["dpo"] = DpoSettings(pairs_per_step=4, max_eval_pairs=4)
+    losses = {}
+    for stage, own in (("pretrain", tokens), ("dpo", pairs)):
+        recipe = run_recipe(data, folder / stage, **own)
+        run = Trainer(recipe, stage, context=context)
+        steps = list(run.run())
+        losses[stage] = [step.loss for step in steps] + [step.valid_loss for step in steps][-1:]
+        if context.is_main:  # which writes the log
+            entropies = [record["router_entropy"] for record in read_log(run.folder.log_path)]
+            losses[f"{stage} entropy"] = [value for layers in entropies for value in layers]
+    return losses
+
+
+def run_recipe(data: Path, output: Path, **own: Any) -> TrainRecipe:
+    values: dict[str, Any] = {
+        "init_from": str(data / "start"),
+        "dtype": "float32",
+        "num_epochs": 1,
+        "tokens_per_step": 120,
+        "micro_batch_tokens": 60,
+        "max_seq_len": 60,
+        "learning_rate": 1e-3,
+        "warmup_steps": 1,
+        "eval_every": 2,
+        "log_every": 1,
+        "keep_best": False,
+        "tensorboard": False,
+    }
+    return TrainRecipe(output=str(output), **values | own)
+
+
+def going_on_from_one(context: ParallelContext, folder: Path) -> None:
+    """Go on from a state of one process, which lies there."""
+    data = folder.parent
+    tokens = str(data / "tokens.npy")
+    recipe = run_recipe(data, data / "one", train_tokens=tokens, valid_tokens=tokens)
+    Trainer(recipe, "pretrain", context=context)
+
+
 def differing(context: ParallelContext, folder: Path) -> None:
     context.require_same("the same", "the recipe")
     context.require_same(f"recipe {context.rank}", "the recipe")
@@ -203,7 +272,19 @@ def dying(context: ParallelContext, folder: Path) -> None:
 
 SCENARIOS: dict[str, Callable[[ParallelContext, Path], Any]] = {
     function.__name__: function
-    for function in (equal, tied, bfloat16, lora, low_bit, resume, resume_single, differing, dying)
+    for function in (
+        equal,
+        tied,
+        bfloat16,
+        lora,
+        low_bit,
+        resume,
+        resume_single,
+        trainer,
+        going_on_from_one,
+        differing,
+        dying,
+    )
 }
 
 

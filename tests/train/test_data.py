@@ -100,3 +100,9 @@ def _sequences(batches: Sequence[TrainBatch]) -> Iterator[list[int]]:
     for micro in batches:
         for begin, end in pairwise(micro.batch.starts):
             yield [*micro.batch.input_ids[begin:end].tolist(), *micro.targets[begin:end].tolist()]
+
+
+def test_an_archive_of_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", np.arange(40, dtype=np.uint16))
+    with pytest.raises(ConfigError, match=r"t\.npz is an archive of arrays"):
+        stream(tmp_path / "t.npz")

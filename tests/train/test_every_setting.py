@@ -25,7 +25,7 @@ TOKEN_CASES: dict[str, Case] = {
     "tokens_per_step": ({}, {"tokens_per_step": 64}),
     "micro_batch_tokens": ({}, {"micro_batch_tokens": 64}),
     "max_seq_len": ({}, {"max_seq_len": 16}),
-    "long_seq_len": ({"long_seq_fraction": 1.0}, {"long_seq_len": 16}),
+    "long_seq_len": ({"long_seq_fraction": 1.0, "long_seq_len": 64}, {"long_seq_len": 16}),
     "long_seq_fraction": ({"long_seq_len": 16}, {"long_seq_fraction": 0.7}),
     "learning_rate": ({}, {"learning_rate": 0.03}),
     "min_learning_rate": ({}, {"min_learning_rate": 0.001}),
@@ -47,7 +47,7 @@ TOKEN_CASES: dict[str, Case] = {
 }
 RECORD_CASES: dict[str, Case] = {
     "train_records": ({}, {"train_records": "other.jsonl"}),
-    "valid_records": ({}, {"valid_records": "other.jsonl"}),
+    "valid_records": ({}, {"valid_records": "other.jsonl", "valid_fraction": 0.05}),
     "valid_fraction": ({}, {"valid_fraction": 0.6}),
     "lora": ({}, {"lora": LoraSettings(rank=2)}),
     "lora.rank": ({"lora": LoraSettings(rank=2)}, {"lora": LoraSettings(rank=4)}),

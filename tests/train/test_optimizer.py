@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from mixtral.model.lora import LoraSpec, add_lora
 from mixtral.train import TrainRecipe
 from mixtral.train.optimizer import MasterAdamW
+from tests.models_for_tests import tiny_model
 
 
 def two_layers(dtype: torch.dtype) -> nn.Module:
@@ -102,3 +104,16 @@ def test_saved_state_goes_on_to_the_same_bits(
         adamw.step(0.01)
     for mine, theirs in zip(whole.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_matrices_decay_and_those_of_adapters_do_not(recipe_values: dict[str, object]) -> None:
+    model = tiny_model().requires_grad_(False)
+    name = "model.layers.0.self_attn.q_proj"
+    add_lora(model, {name: LoraSpec(rank=2, scale=1.0)})
+    gate = model.model.layers[0].block_sparse_moe.gate.weight.requires_grad_(True)
+    before = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
+    optimizer_of(model, recipe_values).step(0.1)  # without any gradient
+    assert torch.allclose(gate, before["model.layers.0.block_sparse_moe.gate.weight"] * 0.98)
+    parameters = dict(model.named_parameters())
+    for kind in ("lora_a", "lora_b"):
+        assert torch.equal(parameters[f"{name}.{kind}"], before[f"{name}.{kind}"])

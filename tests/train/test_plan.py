@@ -224,6 +224,24 @@ def test_command_reads_a_recipe_and_lets_options_change_it(tmp_path: Path) -> No
     assert changed["total_bytes"] < plain["total_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--gpus", "-1"), "--gpus is -1; it must be at least 0"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--gpu-memory-gb", "0"), "--gpu-memory-gb is 0"),
+    ],
+)
+def test_wrong_values_are_named_by_their_options(option: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("--model", "8x7b", *option)
+
+
+def test_micro_batches_of_0_are_whole_steps_of_each_device() -> None:
+    options = ("--model", "nano", "--gpus", "4", "--micro-batch-tokens", "0")
+    assert json.loads(run(*options, "--json"))["assumed"]["micro_batch_tokens"] == 65536 // 4
+
+
 def test_command_measures_this_cpu_where_no_gpu_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mixtral.checkpoint import write_checkpoint
-from mixtral.errors import CheckpointError, ConfigError
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
 from mixtral.fingerprint import fingerprint
-from mixtral.train import Trainer, TrainRecipe, read_recipe
+from mixtral.train import Trainer, TrainRecipe, precision, read_recipe
 from mixtral.train.export import write_result
 from mixtral.train.run_folder import RunFolder
 from mixtral.train.run_identity import RunIdentity, settings_of
@@ -85,7 +85,7 @@ def test_state_of_an_earlier_version_goes_on(recipe_values: dict[str, Any]) -> N
     trainer = begun(recipe_values, 2)
     state = torch.load(trainer.folder.state_path, weights_only=True)
     fields = {"stage": "pretrain", **recipe_values, "dpo": {}, "checkpoint_every": 1}
-    settings = settings_of(trainer.recipe, "pretrain")
+    settings = settings_of(trainer.recipe, "pretrain", {})
     del settings["geometry"]  # as before there was such a field
     state["recipe"] = json.dumps(fields | settings)
     torch.save(state, trainer.folder.state_path)
@@ -185,5 +185,59 @@ def test_recipe_decides_and_not_where_it_lies(
     (tmp_path / "recipe.toml").write_text('output = "run"\ntrain_records = "a.jsonl"\n')
     absolute = read_recipe(tmp_path / "recipe.toml")
     other = replace(absolute, output="x", train_records="b", tensorboard=False)
-    assert settings_of(absolute, "sft") == settings_of(other, "sft")
-    assert settings_of(absolute, "sft") != settings_of(absolute, "dpo")
+    assert settings_of(absolute, "sft", {}) == settings_of(other, "sft", {})
+    assert settings_of(absolute, "sft", {}) != settings_of(absolute, "dpo", {})
+
+
+def test_what_a_recipe_leaves_to_the_machine_is_noticed(
+    recipe_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = recipe_values | {"dtype": "auto"}
+    monkeypatch.setattr(precision, "has_native_bfloat16", lambda: False)
+    begun(values)
+    assert again(values | {"dtype": "float32"}).next_step == 1
+    monkeypatch.setattr(precision, "has_native_bfloat16", lambda: True)
+    with pytest.raises(ConfigError, match="dtype was 'float32' and is 'bfloat16'"):
+        again(values)
+
+
+def test_size_of_micro_batches_may_be_given_that_was_the_whole_step(
+    recipe_values: dict[str, Any],
+) -> None:
+    begun(recipe_values)
+    step = recipe_values["tokens_per_step"]
+    assert again(recipe_values, micro_batch_tokens=step).next_step == 1
+    with pytest.raises(ConfigError, match=f"micro_batch_tokens was {step} and is 64"):
+        again(recipe_values, micro_batch_tokens=64)
+
+
+def test_state_of_a_step_is_written_once(recipe_values: dict[str, Any]) -> None:
+    trainer = Trainer(TrainRecipe(**(recipe_values | {"checkpoint_every": 1})))
+    steps = trainer.run()
+    next(steps)
+    trainer.wait()
+    written = trainer.folder.state_path.stat().st_mtime_ns
+    trainer.save()  # as a Ctrl-C in this step does
+    trainer.wait()
+    steps.close()
+    assert trainer.folder.state_path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_change(
+    recipe_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    trainer = Trainer(TrainRecipe(**recipe_values))
+
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer.objective, "loss", fail)
+    with pytest.raises(UnsupportedError, match=r"a micro-batch of \d+ tokens; lower micro_batch"):
+        next(trainer.run())

@@ -18,7 +18,7 @@ from mixtral.checkpoint.peft import read_adapter
 from mixtral.checkpoint.quantize import quantize_checkpoint
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.quantization import find_recipe
-from mixtral.train import Trainer, TrainRecipe
+from mixtral.train import Trainer, TrainRecipe, read_recipe
 from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.lora_settings import LoraSettings
 from tests.models_for_tests import tiny_model
@@ -108,6 +108,20 @@ def test_adapter_is_trained_on_where_it_was(
     assert more.evaluate()["loss"] == pytest.approx(trainer.evaluate()["loss"], abs=1e-5)
 
 
+def test_adapter_of_routers_that_are_frozen_is_written_as_it_was(
+    values: dict[str, Any], conversations: Path, tmp_path: Path
+) -> None:
+    values |= {"train_records": str(conversations)}
+    trainer, _ = run(values, "sft", lora=lora())
+    before = read_adapter(trainer.result, trainer.config).matrices
+    values |= {"output": str(tmp_path / "more"), "init_adapter": str(trainer.result)}
+    more, _ = run(values, "sft", freeze_router=True)
+    after = read_adapter(more.result, more.config).matrices
+    assert list(after) == list(before)
+    for name, matrices in after.items():
+        assert torch.equal(matrices.b, before[name].b) == name.endswith(".gate")
+
+
 def test_reference_is_the_base_when_the_adapter_is_off(
     values: dict[str, Any], conversations: Path, preferences: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +157,10 @@ def test_reference_is_the_base_when_the_adapter_is_off(
         ({"freeze_router": True, "lora": lora()}, "lora.targets has the router"),
         ({"num_epochs": 1e308}, "num_epochs is 1e\\+308; it must be above 0 and at most 1000000"),
         ({"learning_rate": 1e9}, "must be above 0 and at most 100"),
+        ({"embedding_rows": "Seen"}, "embedding_rows is 'Seen'; it must be"),
+        ({"embedding_rows": "seen", "lora": lora()}, "an adapter leaves the embedding as it is"),
+        ({"valid_records": "v.jsonl"}, r"valid_fraction is 0\.2 and what is held out is v\.jsonl"),
+        ({"long_seq_fraction": 0.5}, "long_seq_fraction is 0.5 and long_seq_len is 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -150,6 +168,20 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainRecipe(**(values | {"train_records": str(conversations)} | changes))
+
+
+def test_misspelt_start_is_a_missing_folder_and_never_a_hub_id(
+    values: dict[str, Any], conversations: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "sub" / "r.toml"
+    recipe.parent.mkdir()
+    common = f'output = "o"\ntrain_records = "{conversations}"\n'
+    recipe.write_text(common + 'init_from = "nonexist"\n')
+    with pytest.raises(ConfigError, match=r"init_from is .*sub/nonexist, which does not exist"):
+        Trainer(read_recipe(recipe), "sft")
+    recipe.write_text(common + 'model = "9x9"\n')
+    with pytest.raises(ConfigError, match="model is '9x9'; it must be"):
+        read_recipe(recipe)
 
 
 def test_bad_record_is_named_by_its_line(values: dict[str, Any], tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ _TABLES = {
 
 def _epilog(command: str) -> str:
     """Return an example and every field of a recipe with its default and its meaning."""
-    lines = [f"Example:\n  mixtral train {command} recipes/nano/{command}.toml\n", "Recipe fields:"]
+    lines = [
+        f"Example:\n  mixtral train {command} recipes/nano/{command}.toml\n",
+        "Recipe fields (paths are relative to the file):",
+    ]
     fields = read_fields("train/recipe.py", "TrainRecipe")
     lines += _describe({name: field for name, field in fields.items() if name not in _TABLES})
     for name, (source, class_name) in _TABLES.items():

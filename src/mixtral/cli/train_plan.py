@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from mixtral.cli.console import (
@@ -53,8 +54,17 @@ _USES = {
 }
 
 
+# Fields of ``PlanInput`` that their options call otherwise.
+_OPTION_OF = {
+    "num_devices": "--gpus",
+    "num_steps": "--steps",
+    "device_memory_gb": "--gpu-memory-gb",
+}
+
+
 def _option(*names: str, panel: str, help: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+    # Escaped: rich would take what stands in square brackets for markup.
+    return typer.Option(*names, help=escape(help), rich_help_panel=panel, show_default=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +87,7 @@ class RunOptions:
         _option("--quantization", "-q", panel="Run", help="Base as int8, int4 or int3; or none."),
     ] = None
     dtype: Annotated[
-        str | None, _option("--dtype", panel="Run", help="bfloat16 or float32; [bfloat16]")
+        str | None, _option("--dtype", panel="Run", help="bfloat16 or float32. [bfloat16]")
     ] = None
     tokens_per_step: Annotated[
         int | None,
@@ -140,6 +150,8 @@ class MachineOptions:
             config: The model.
             is_cpu: Whether the recipe trains on a CPU, where ``--gpus`` says nothing else.
         """
+        if self.gpus is not None and self.gpus < 0:
+            raise ConfigError(f"--gpus is {self.gpus}; it must be at least 0, which is this CPU.")
         on_cpu = self.gpus == 0 or (self.gpus is None and is_cpu)
         values: dict[str, Any] = {
             "num_devices": self.gpus or 1,
@@ -203,8 +215,14 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
     if values.get("dtype") == "auto":
         values["dtype"] = "float32" if machine.gpus == 0 or is_cpu else "bfloat16"
     if not values.get("micro_batch_tokens", 1):
-        values["micro_batch_tokens"] = max(1, values["tokens_per_step"] // values["num_devices"])
-    given = PlanInput(config=config, **values)
+        defaults = {field.name: field.default for field in dataclasses.fields(PlanInput)}
+        tokens = values.get("tokens_per_step", defaults["tokens_per_step"])
+        values["micro_batch_tokens"] = max(1, tokens // values["num_devices"])
+    try:
+        given = PlanInput(config=config, **values)
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigError(f"{_OPTION_OF.get(name, name)} {rest}") from error
     if recipe is not None and "num_steps" not in values:
         note("the recipe counts epochs, which depend on its data: the time is that of 1,000 steps.")
     return given

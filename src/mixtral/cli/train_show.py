@@ -39,11 +39,13 @@ def show(
         reader = RecordReader([records], parse_conversation)
         shown: list[tuple[str, list[Example]]] = []
         for line in reader:
+            try:
+                examples = encode_conversation(line.record, tokenizer)
+            except (InvalidRequest, RecursionError) as error:
+                reader.refuse(line, reason_of(error))
+                continue
             if len(shown) < limit:
-                try:
-                    shown.append((line.place, encode_conversation(line.record, tokenizer)))
-                except (InvalidRequest, RecursionError) as error:
-                    reader.refuse(line, reason_of(error))
+                shown.append((line.place, examples))
         reader.check()
     for place, examples in shown:
         for example in examples:

@@ -201,6 +201,11 @@ def _open_array(path: Path, dtype: type) -> "np.ndarray[tuple[int], np.dtype[Any
         raise ConfigError(
             f"{path} is not a NumPy array file, or is cut; prepare the data again."
         ) from error
+    if not isinstance(array, np.ndarray):
+        raise ConfigError(
+            f"{path} is an archive of arrays (.npz); it must be one array (.npy) of "
+            f"{np.dtype(dtype)}."
+        )
     if array.ndim != 1 or array.dtype != dtype:
         raise ConfigError(
             f"{path} holds {array.dtype} of {array.ndim} dimensions; "

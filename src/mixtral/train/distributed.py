@@ -155,6 +155,12 @@ class DistributedContext(ParallelContext):
         _widen(split.experts)
         fully_shard(split.experts, mesh=self._expert_mesh["shard"], mp_policy=policy)
 
+    def reshard(self, model: Transformer) -> None:
+        """Let go of weights that a pass without gradients has left gathered."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all processes, in place, and return it."""
         dist.all_reduce(tensor)
@@ -164,7 +170,7 @@ class DistributedContext(ParallelContext):
         self, model: Transformer, *, trained_only: bool = False
     ) -> Iterator[tuple[str, Tensor]]:
         """Gather the weights, one after the other, in the model's own order."""
-        _reshard(model)
+        self.reshard(model)
         own = dict(model.named_parameters())
         for name, is_trained in self._is_trained.items():
             if is_trained or not trained_only:
@@ -208,13 +214,6 @@ def _with_gradient(module: nn.Module, args: Any, states: Tensor) -> Tensor:
     the tokens of the process, and so would the collective operations of its backward pass.
     """
     return states.requires_grad_() if torch.is_grad_enabled() else states
-
-
-def _reshard(model: nn.Module) -> None:
-    """Let go of weights that a pass without gradients has left gathered."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def _own_device(device_type: str, local_rank: int) -> torch.device:

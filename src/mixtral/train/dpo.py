@@ -20,7 +20,7 @@ import hashlib
 import heapq
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -179,7 +179,8 @@ class PreferenceObjective:
         micro_batch_tokens: Most tokens of a micro-batch.
         seed: Decides the order of the pairs.
         reference: Scores tokens with the reference at each step; None takes ``reference`` of the
-            two sets, which must then be known.
+            two sets.
+        make_reference: Makes that of the two sets; None where it is known, or not needed.
 
     Raises:
         ConfigError: A pair does not fit into a micro-batch, or the pairs into the steps.
@@ -194,11 +195,12 @@ class PreferenceObjective:
         micro_batch_tokens: int,
         seed: int,
         reference: TokenScorer | None = None,
+        make_reference: Callable[[], None] | None = None,
     ) -> None:
         for pairs in (train, held_out):
             if pairs is not None:
                 pairs.require_fit(micro_batch_tokens)
-                assert reference is not None or pairs.reference is not None
+                assert reference or make_reference or pairs.reference is not None
         if len(train) < settings.pairs_per_step:
             raise ConfigError(
                 f"dpo.pairs_per_step is {settings.pairs_per_step} and the data has {len(train)}; "
@@ -210,6 +212,16 @@ class PreferenceObjective:
         self._micro_batch_tokens = micro_batch_tokens
         self._seed = seed
         self._reference = reference
+        self._make_reference = make_reference
+
+    def prepare(self) -> None:
+        """Score the pairs with the reference, where that is done in advance.
+
+        Raises:
+            CheckpointError: Kept scores are damaged, or cannot be written.
+        """
+        if self._make_reference is not None:
+            self._make_reference()
 
     @property
     def num_steps(self) -> int:

@@ -62,6 +62,11 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
         source = replace(find_model(f"random:{recipe.model}"), config=recipe.first_config())
         model = _random_model(source, recipe).to(device=device, dtype=dtype)
     else:
+        if Path(recipe.init_from).is_absolute() and not Path(recipe.init_from).exists():
+            raise ConfigError(
+                f"init_from is {recipe.init_from}, which does not exist; name nano, a folder "
+                "(relative to that of the recipe) or a hub id."
+            )
         source = find_or_download(recipe.init_from)
         model = _load(source, recipe, device=device, dtype=dtype, is_frozen=is_adapted)
     if is_adapted:

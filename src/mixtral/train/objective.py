@@ -46,6 +46,9 @@ class Objective(Protocol):
     def num_steps(self) -> int:
         """Optimizer steps in one pass over the data, at least 1."""
 
+    def prepare(self) -> None:
+        """Do what takes the model as it is before its first step; every process must call it."""
+
     def step(self, index: int) -> Sequence[MicroBatch]:
         """Return the micro-batches of an optimizer step, which depend on nothing but its index."""
 
@@ -96,6 +99,9 @@ class NextToken:
     def num_steps(self) -> int:
         """Optimizer steps in one pass over the training data."""
         return self._train.num_steps
+
+    def prepare(self) -> None:
+        """Do nothing: only the data is needed."""
 
     def step(self, index: int) -> Sequence[TrainBatch]:
         """Return the micro-batches of an optimizer step."""

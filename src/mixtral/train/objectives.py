@@ -34,7 +34,8 @@ from mixtral.train.records import (
     parse_document,
     parse_preference,
 )
-from mixtral.train.reference import Progress, reference_of
+from mixtral.train.reference import Progress, base_scorer, reference_maker
+from mixtral.train.run_identity import micro_batch_size
 
 Stage = Literal["pretrain", "sft", "dpo"]
 """What a run learns: any text, answers, or preferences."""
@@ -70,14 +71,27 @@ def make_objective(
             f"sampled_words is {recipe.sampled_words}, and dpo needs whole log-probabilities; "
             "leave it out."
         )
-    micro = recipe.micro_batch_tokens or recipe.tokens_per_step // context.world_size
+    micro = _micro_batch_tokens(recipe, context.world_size)
     if recipe.train_tokens:
         return _token_objective(recipe, stage, first.model.config, micro)
     tokenizer = find_tokenizer(first.source)
     if stage == "dpo":
-        with context.main_first():  # one process scores the pairs, the others read its file
-            return _preference_objective(recipe, first, tokenizer, micro, on_progress)
+        return _preference_objective(recipe, first, tokenizer, micro, context, on_progress)
     return _example_objective(recipe, stage, first.model.config, tokenizer, micro)
+
+
+def _micro_batch_tokens(recipe: TrainRecipe, world_size: int) -> int:
+    micro = micro_batch_size(recipe, world_size)
+    if recipe.micro_batch_tokens or world_size == 1:
+        return micro
+    longest = max(recipe.max_seq_len, recipe.long_seq_len)
+    if recipe.tokens_per_step % world_size or (recipe.train_tokens and micro < longest):
+        raise ConfigError(
+            f"tokens_per_step is {recipe.tokens_per_step} and there are {world_size} processes, "
+            f"which makes micro-batches of {micro} tokens; they must divide the step and hold the "
+            f"longest sequence, {longest}. Raise tokens_per_step, or give micro_batch_tokens."
+        )
+    return micro
 
 
 def _token_objective(
@@ -89,6 +103,11 @@ def _token_objective(
         raise ConfigError(
             "train_mask is empty; sft learns from the tokens that it marks. Name a mask file, or "
             "conversations as train_records, or use mixtral train pretrain."
+        )
+    if stage == "sft" and not recipe.valid_mask:
+        raise ConfigError(
+            "valid_mask is empty; without one held-out loss counts prompts, which sft does not "
+            "learn. Name the mask file of valid_tokens."
         )
 
     def stream(tokens: str, mask: str, max_seq_len: int | Callable[[int], int]) -> TokenStream:
@@ -186,12 +205,20 @@ def _preference_objective(
     first: FirstModel,
     tokenizer: Tokenizer,
     micro: int,
+    context: ParallelContext,
     on_progress: Progress | None,
 ) -> Objective:
     train, valid = _read_pairs(recipe, tokenizer, first.model.config.vocab_size, micro)
-    scorer = reference_of(
-        recipe, first, [train, valid], micro_batch_tokens=micro, on_progress=on_progress
-    )
+    scorer, make_reference = base_scorer(recipe, first), None
+    if scorer is None:
+        make_reference = reference_maker(
+            recipe,
+            first,
+            [train, valid],
+            micro_batch_tokens=micro,
+            context=context,
+            on_progress=on_progress,
+        )
     return PreferenceObjective(
         train,
         valid,
@@ -199,6 +226,7 @@ def _preference_objective(
         micro_batch_tokens=micro,
         seed=recipe.seed,
         reference=scorer,
+        make_reference=make_reference,
     )
 
 

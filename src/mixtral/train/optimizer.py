@@ -112,4 +112,6 @@ def _master(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
+    if name.endswith((".lora_a", ".lora_b")):
+        return False
     return parameter.dim() > 1 and "embed_tokens" not in name

@@ -38,7 +38,6 @@ saving and loading them is in ``sharded_state.py``.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -169,6 +168,14 @@ class ParallelContext:
             ConfigError: The experts of the model cannot be split so.
         """
 
+    def reshard(self, model: Transformer) -> None:
+        """Let go of weights that a pass without gradients has left gathered.
+
+        Args:
+            model: As it was given to ``shard``; its parameters are shards again, as an optimizer
+                that is made next has to find them.
+        """
+
     def clip_gradients(self, parameters: Iterable[Tensor], max_norm: float) -> float:
         """Scale the gradients of all processes so that their norm is at most ``max_norm``.
 
@@ -226,15 +233,6 @@ class ParallelContext:
 
     def wait_for_all(self) -> None:
         """Return when every process has come here."""
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Run the body in the main process, then in all others: for files that one makes."""
-        if not self.is_main:
-            self.wait_for_all()
-        yield
-        if self.is_main:
-            self.wait_for_all()
 
 
 def _environment_int(name: str, default: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
+from mixtral.presets import PRESETS
 from mixtral.quantization import find_recipe
 from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.lora_settings import LoraSettings
@@ -114,9 +115,10 @@ class TrainRecipe:
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
     embedding_rows: Literal["all", "seen"] = "all"
-    """Rows of the embedding that a step changes: all, or those of the tokens that it has. With a
-    tied head every other token is pushed away in each step, and AdamW makes these small pushes as
-    large as the rest, until rare words are alike (arXiv:1907.12009) and cannot be copied."""
+    """Rows of the embedding that get a gradient in a step: all, or those of the tokens that it has.
+    With a tied head every other token is pushed away in each step, and AdamW makes these small
+    pushes as large as the rest, until rare words are alike (arXiv:1907.12009) and cannot be
+    copied. Of a row that was seen AdamW's memory (beta1) still fades over the next steps."""
     sampled_words: int = 0
     """Random words that a token is compared with beside those of its step, in pretrain and sft; 0
     compares with all. Cheaper where the head is most of a small model (train/sampled_loss.py)."""
@@ -170,6 +172,7 @@ class TrainRecipe:
             raise ConfigError("output is empty; it must be a path.")
         _check_choice("dtype", self.dtype, ("auto", "bfloat16", "float32"))
         _check_choice("init", self.init, ("normal", "copy"))
+        _check_choice("embedding_rows", self.embedding_rows, ("all", "seen"))
         _check_choice("too_long", self.too_long, ("error", "skip"))
         if self.quantization:
             find_recipe(self.quantization)
@@ -198,6 +201,17 @@ class TrainRecipe:
         if self.train_tokens and not self.valid_tokens:
             raise ConfigError(
                 "valid_tokens is empty; train_tokens needs held-out tokens beside it."
+            )
+        if self.long_seq_fraction != 0.15 and not self.long_seq_len:
+            raise ConfigError(
+                f"long_seq_fraction is {self.long_seq_fraction} and long_seq_len is 0, so no "
+                "sequence is long; give long_seq_len, or leave long_seq_fraction out."
+            )
+        has_own = self.valid_records or self.valid_tokens
+        if has_own and self.valid_fraction not in (0, 0.05):
+            raise ConfigError(
+                f"valid_fraction is {self.valid_fraction} and what is held out is {has_own}; leave "
+                "one of them out."
             )
         wrong: tuple[str, ...] = ("valid_records", "too_long")
         if self.train_records:
@@ -229,6 +243,11 @@ class TrainRecipe:
                 f"quantization is {self.quantization!r}; packed weights cannot be trained. Add a "
                 "table [lora] to train an adapter on them."
             )
+        if is_adapted and self.embedding_rows == "seen":
+            raise ConfigError(
+                "embedding_rows is 'seen', and an adapter leaves the embedding as it is; leave "
+                "embedding_rows out."
+            )
         if self.freeze_router and self.lora is not None and self.lora.adapts_router:
             raise ConfigError(
                 "freeze_router is true and lora.targets has the router; leave one of them out."
@@ -243,6 +262,7 @@ class TrainRecipe:
             raise ConfigError(
                 f"geometry has {unknown[0]!r}; it must be of {', '.join(sorted(known))}."
             )
+        _check_choice("model", self.model, tuple(PRESETS))
         return ModelConfig.preset(self.model).replace(**self.geometry)
 
     def schedule(self, max_steps: int) -> Schedule:

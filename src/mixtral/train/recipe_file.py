@@ -81,5 +81,8 @@ def _model_name(name: str, folder: Path) -> str:
     if not name or name == "nano" or Path(name).is_absolute():
         return name
     beside = folder / name
-    looks_like_path = name.startswith(".") or beside.exists() or name.count("/") != 1
-    return os.path.normpath(beside) if looks_like_path else name
+    if beside.exists():
+        return os.path.normpath(beside)
+    # Absolute, so that a misspelt name is not taken for a hub id because of the folder before it.
+    is_path = name.startswith(".") or name.count("/") != 1
+    return os.path.abspath(beside) if is_path else name

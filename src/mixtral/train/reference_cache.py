@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.train.dpo import PairSet, answer_sums
 from mixtral.train.log_probs import TokenScorer
+from mixtral.train.parallel import ParallelContext
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,11 @@ def add_reference(
     micro_batch_tokens: int,
     device: torch.device,
     on_progress: Progress | None = None,
+    context: ParallelContext | None = None,
 ) -> Path:
     """Score both answers of all pairs, or read what an earlier run has scored, into the set.
+
+    Several processes share the work, and the main one keeps the file; all of them must call it.
 
     Args:
         pairs: Gets ``reference``, [N, 2], float32, on the CPU.
@@ -57,6 +61,7 @@ def add_reference(
         micro_batch_tokens: Most tokens of a pass.
         device: Where the reference wants its tokens.
         on_progress: Called before the first pass and after each.
+        context: This process among the others; None where it is alone.
 
     Returns:
         The file.
@@ -66,28 +71,51 @@ def add_reference(
         CheckpointError: The file is damaged or another's, or cannot be written.
     """
     pairs.require_fit(micro_batch_tokens)
+    context = context or ParallelContext(device)
     cache = _CacheFile(folder, key=_key(pairs, weights_digest), num_pairs=len(pairs))
-    table = cache.read()
+    table = _shared(cache.read() if context.is_main else _unknown(len(pairs)), context)
     saved_at = time.monotonic()
     _tell(on_progress, table)
-    for micro in pairs.batches(num_pairs=len(pairs), micro_batch_tokens=micro_batch_tokens):
-        rows = list(micro.pair_ids)
-        if not table[rows].isnan().any():
-            continue
-        here = micro.to(device)
-        table[rows] = answer_sums(score(here.batch, here.targets), here).float().cpu()
-        if not table[rows].isfinite().all():
+    micros = [
+        micro
+        for micro in pairs.batches(num_pairs=len(pairs), micro_batch_tokens=micro_batch_tokens)
+        if table[list(micro.pair_ids)].isnan().any()
+    ]
+    for index, scale in context.share(len(micros)) if micros else ():
+        rows = list(micros[index].pair_ids)
+        here = micros[index].to(device)
+        scored = answer_sums(score(here.batch, here.targets), here).float().cpu()
+        if scale:  # else another process scores them, and this one keeps step with it
+            table[rows] = scored
+        is_broken = not scored.isfinite().all()
+        if context.any_true(bool(is_broken)):
+            where = f"pair {rows[0]} (counted from 0) or one after it" if is_broken else "pairs"
             raise ConfigError(
-                f"the reference model gives preference pair {rows[0]} (counted from 0) or one "
-                "after it no finite log-prob; its weights are broken. Start from another model."
+                f"the reference model gives preference {where} no finite log-prob; its weights are "
+                "broken. Start from another model."
             )
+        table = _shared(table, context)
         _tell(on_progress, table)
-        if time.monotonic() - saved_at > _SAVE_EVERY_S:
+        if context.is_main and time.monotonic() - saved_at > _SAVE_EVERY_S:
             cache.write(table)
             saved_at = time.monotonic()
-    cache.write(table)
+    if context.is_main:
+        cache.write(table)
     pairs.reference = table
     return cache.path
+
+
+def _shared(table: Tensor, context: ParallelContext) -> Tensor:
+    """Return what any process knows, [N, 2]; each number is known to one, or is the same in all."""
+    if context.world_size == 1:
+        return table
+    knows = (~table.isnan()).double()
+    total = context.sum_tensor(table.double().nan_to_num(0.0))
+    return (total / context.sum_tensor(knows)).float()
+
+
+def _unknown(num_pairs: int) -> Tensor:
+    return torch.full((num_pairs, 2), torch.nan)
 
 
 def digest_weights(model: nn.Module) -> str:
@@ -129,7 +157,7 @@ class _CacheFile:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return torch.full((self._num_pairs, 2), torch.nan)
+            return _unknown(self._num_pairs)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path} cannot be read: {error.strerror or error}. Delete it, or name "

@@ -46,16 +46,23 @@ class RouterMonitor:
         self._starving_load = starving_load
         self._counts: Tensor | None = None  # [L, E]
         self._entropy: Tensor | None = None  # [L], summed over tokens
-        self._tokens = 0
+        self._tokens = 0.0
         self._warned: set[tuple[int, int]] = set()
 
-    def observe(self, recorder: RouterRecorder) -> None:
-        """Count one forward pass; must come before a backward pass that runs layers again."""
+    def observe(self, recorder: RouterRecorder, scale: float = 1.0) -> None:
+        """Count one forward pass; must come before a backward pass that runs layers again.
+
+        Args:
+            recorder: What the routers did.
+            scale: 0 for a pass that only keeps step with other processes: it counts nothing, but
+                must be told of, because ``summarize`` adds up over all processes.
+        """
         with torch.no_grad():
             counts, entropy = _measure(recorder.router_logits, recorder.expert_ids)
+        counts, entropy = scale * counts, scale * entropy
         self._counts = counts if self._counts is None else self._counts + counts
         self._entropy = entropy if self._entropy is None else self._entropy + entropy
-        self._tokens += recorder.router_logits[0].shape[0]
+        self._tokens += scale * recorder.router_logits[0].shape[0]
 
     def summarize(self, step: int, context: ParallelContext | None = None) -> RouterSummary | None:
         """Return what was seen since the last call and begin anew; None if nothing was.
@@ -64,7 +71,7 @@ class RouterMonitor:
         """
         if self._counts is None or self._entropy is None:
             return None
-        tokens = torch.tensor(float(self._tokens), dtype=torch.float64)
+        tokens = torch.tensor(self._tokens, dtype=torch.float64)
         if context is not None:
             for seen in (self._counts, self._entropy, tokens):
                 context.sum_tensor(seen)
@@ -72,7 +79,7 @@ class RouterMonitor:
         entropy = (self._entropy / tokens).tolist()
         self._warn(load, float(self._counts[0].sum()), step)
         self._counts = self._entropy = None
-        self._tokens = 0
+        self._tokens = 0.0
         return RouterSummary(expert_load=load, router_entropy=entropy)
 
     def _warn(self, load: list[list[float]], assignments: float, step: int) -> None:

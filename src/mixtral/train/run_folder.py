@@ -23,6 +23,8 @@ from mixtral.errors import CheckpointError, ConfigError
 from mixtral.folder_lock import FolderLock
 from mixtral.train.run_identity import RunIdentity
 
+STATE_FILE = "state.pt"
+"""What a stopped run of one process goes on from."""
 _RESULTS = ("model", "best", "adapter")
 _DAMAGED = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError)
 
@@ -40,7 +42,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log_path = path / "log.jsonl"
-        self.state_path = path / "state.pt"
+        self.state_path = path / STATE_FILE
         self.identity_path = path / "run.json"
         self._writing: threading.Thread | None = None
         self._failure: CheckpointError | None = None

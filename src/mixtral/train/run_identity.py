@@ -21,6 +21,8 @@ from typing import Any, Self
 
 from mixtral.errors import ConfigError
 from mixtral.fingerprint import fingerprint
+from mixtral.train.parallel import ParallelContext
+from mixtral.train.precision import compute_dtype
 from mixtral.train.recipe import FILE_FIELDS, TrainRecipe
 
 _FREE = ("output", "log_every", "checkpoint_every", "keep_best", "tensorboard", "parallel")
@@ -39,13 +41,16 @@ class RunIdentity:
     as in the states of earlier versions."""
 
     @classmethod
-    def of(cls, recipe: TrainRecipe, stage: str, start: Path | None) -> Self:
+    def of(
+        cls, recipe: TrainRecipe, stage: str, start: Path | None, in_use: Mapping[str, Any]
+    ) -> Self:
         """Read the files that a recipe names.
 
         Args:
             recipe: All settings.
             stage: What is learned.
             start: Folder of ``init_from``; None where the first weights are random.
+            in_use: ``settings_in_use``.
 
         Raises:
             OSError: A file cannot be read.
@@ -56,7 +61,7 @@ class RunIdentity:
         files = {name: fingerprint(Path(path)) for name, path in named.items() if path}
         if start is not None:
             files["init_from"] = fingerprint(start)
-        return cls(settings=settings_of(recipe, stage), files=files)
+        return cls(settings=settings_of(recipe, stage, in_use), files=files)
 
     @classmethod
     def from_state(cls, text: str) -> Self:
@@ -91,14 +96,15 @@ class RunIdentity:
     def difference(self, before: "RunIdentity") -> str | None:
         """Say what is not as it was in an earlier run; None if nothing that is known.
 
-        A setting that an earlier version did not know had what is now its default.
+        A setting that an earlier version did not know had what is now its default; what it left to
+        the machine ("auto") may have been anything.
         """
-        defaults = settings_of(TrainRecipe(output="-", train_records="-"), "")
-        was, now = (defaults | dict(run.settings) for run in (before, self))
+        defaults = settings_of(TrainRecipe(output="-", train_records="-"), "", {})
+        was, now = (_told(defaults | dict(run.settings)) for run in (before, self))
         changed = [
             f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
             for name in sorted({*was, *now})
-            if was.get(name) != now.get(name)
+            if was.get(name) != now.get(name) and "auto" not in (was.get(name), now.get(name))
         ]
         if before.files and self.files:
             changed += [
@@ -111,10 +117,43 @@ class RunIdentity:
         return ", ".join(changed) or None
 
 
-def settings_of(recipe: TrainRecipe, stage: str) -> dict[str, Any]:
-    """Return stage and settings of a run as JSON gives them back."""
-    values = {"stage": stage, **dataclasses.asdict(recipe)}
+def settings_of(recipe: TrainRecipe, stage: str, in_use: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stage and settings of a run as JSON gives them back.
+
+    Args:
+        recipe: All settings.
+        stage: What is learned.
+        in_use: ``settings_in_use``; nothing leaves the recipe's own words.
+    """
+    values = {"stage": stage, **dataclasses.asdict(recipe), **in_use}
     return _decisive(json.loads(json.dumps(values)))
+
+
+def settings_in_use(recipe: TrainRecipe, context: ParallelContext) -> dict[str, Any]:
+    """Return what a recipe leaves to the machine and to the number of processes, as it is here.
+
+    Another precision or device gives other losses, and so does another size of micro-batches,
+    because records are packed into them.
+    """
+    dtype: str = recipe.dtype
+    if dtype == "auto":
+        dtype = str(compute_dtype("auto", context.device)).removeprefix("torch.")
+    return {
+        "dtype": dtype,
+        "device": context.device.type,
+        "micro_batch_tokens": micro_batch_size(recipe, context.world_size),
+    }
+
+
+def micro_batch_size(recipe: TrainRecipe, world_size: int) -> int:
+    """Return the most tokens of a forward and backward pass."""
+    return recipe.micro_batch_tokens or recipe.tokens_per_step // world_size
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Say what the recipe's 0 meant to earlier versions, where there was one process."""
+    micro = settings["micro_batch_tokens"] or settings["tokens_per_step"]
+    return settings | {"micro_batch_tokens": micro}
 
 
 def _decisive(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,11 +64,15 @@ def whole_adapter(tensors: Mapping[str, Tensor], like: Adapter) -> Adapter:
     ``lora_adapter`` cannot: of a split model it sees shards, and not the experts elsewhere.
 
     Args:
-        tensors: Whole tensors by parameter name, from ``ParallelContext.whole_tensors``.
-        like: ``lora_adapter`` of the model before it was split, for names and scales.
+        tensors: Whole tensors by parameter name, from ``ParallelContext.whole_tensors``; of what
+            does not learn none is needed.
+        like: ``lora_adapter`` of the model before it was split, for names, scales, and matrices
+            that do not learn.
     """
     found = {}
     for name, matrices in like.matrices.items():
-        a, b = (tensors[f"{name}.{kind}"].to("cpu", copy=True) for kind in ("lora_a", "lora_b"))
-        found[name] = replace(matrices, a=a, b=b)
+        a, b = (tensors.get(f"{name}.{kind}") for kind in ("lora_a", "lora_b"))
+        if a is not None and b is not None:
+            matrices = replace(matrices, a=a.to("cpu", copy=True), b=b.to("cpu", copy=True))
+        found[name] = matrices
     return replace(like, matrices=found)

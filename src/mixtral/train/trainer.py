@@ -12,13 +12,14 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from mixtral.errors import CheckpointError, ConfigError
+from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
 from mixtral.loading import torch_device
 from mixtral.model.lora import lora_adapter
 from mixtral.model.moe import set_router_jitter
@@ -35,8 +36,8 @@ from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
 from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
-from mixtral.train.run_folder import RunFolder
-from mixtral.train.run_identity import RunIdentity, settings_of
+from mixtral.train.run_folder import STATE_FILE, RunFolder
+from mixtral.train.run_identity import RunIdentity, settings_in_use, settings_of
 from mixtral.train.shards import local_rows, local_shard
 from mixtral.train.train_log import TrainLog
 
@@ -81,6 +82,23 @@ class StepMetrics:
         return None if self.valid is None else self.valid.get("loss")
 
 
+@contextmanager
+def _told_of_memory(micros: Sequence[MicroBatch]) -> Iterator[None]:
+    """Turn a failure to get memory into one line that says what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not is_full:
+            raise
+        most = max(micro.batch.input_ids.numel() for micro in micros)
+        raise UnsupportedError(
+            f"there is not enough memory for a micro-batch of {most} tokens; lower "
+            "micro_batch_tokens or max_seq_len, or set activation_checkpointing = true. "
+            "mixtral train plan works out what fits; the same command resumes the run."
+        ) from error
+
+
 class Trainer:
     """One training run.
 
@@ -93,6 +111,7 @@ class Trainer:
     Raises:
         ConfigError: The recipe or its data is wrong, or the folder holds another run.
         CheckpointError: The weights to start from, or the saved state, cannot be read.
+        UnsupportedError: Weights do not fit into memory.
     """
 
     def __init__(
@@ -105,7 +124,8 @@ class Trainer:
         self.recipe = recipe
         self.stage = stage
         self.context = context or ParallelContext(torch_device(recipe.device))
-        self._settings = json.dumps(settings_of(recipe, stage), sort_keys=True)
+        in_use = settings_in_use(recipe, self.context)
+        self._settings = json.dumps(settings_of(recipe, stage, in_use), sort_keys=True)
         self.context.require_same(self._settings, "the recipe")
         self._first = make_model(recipe, is_split=self.context.world_size > 1)
         self.model = self._first.model.train()
@@ -116,12 +136,15 @@ class Trainer:
         self._warn_of_settings()
         if recipe.activation_checkpointing:
             checkpoint_activations(self.model)
-        # Names and scales; of a split model the matrices would be shards.
+        # Names, scales and frozen matrices; of a split model the matrices would be shards.
         self._adapter = None
         if self._first.is_adapted:
             self._adapter = lora_adapter(self.model, base_model=self._first.source.name)
         self._dtype = self.model.dtype  # of the computation; a split model is kept in float32
         self.context.shard(self.model, self._dtype)
+        with _told_of_memory(self.objective.step(0)):
+            self.objective.prepare()
+        self.context.reshard(self.model)
         self.optimizer = MasterAdamW(self.model, recipe, self.context)
         self._schedule = recipe.schedule(self.max_steps)
         learns_routing = any(
@@ -136,8 +159,9 @@ class Trainer:
         # Each process locks a folder; the main one owns the files.
         rank = self.context.rank
         self.folder = RunFolder(output if self.context.is_main else output / f"process-{rank}")
-        self._states = self._sharded_state(output / "states")
+        self._begun_state: int | None = None  # step of the newest state that was begun
         try:
+            self._states = self._sharded_state(output / "states")
             self.next_step = self._resume()
         except BaseException:
             self.folder.close()
@@ -150,6 +174,7 @@ class Trainer:
 
         Raises:
             CheckpointError: A state or the model cannot be written.
+            UnsupportedError: A step does not fit into memory.
         """
         log = TrainLog(
             self.folder,
@@ -202,6 +227,9 @@ class Trainer:
         Raises:
             CheckpointError: The disk has no room for it.
         """
+        if self._begun_state == self.next_step:
+            return  # a Ctrl-C in a step that is saved anyway asks a second time
+        self._begun_state = self.next_step
         values = {
             "step": self.next_step,
             "recipe": self._settings,
@@ -240,7 +268,7 @@ class Trainer:
         begin = time.perf_counter()
         micros = self.objective.step(step)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), _told_of_memory(micros):
             means = self._backward(micros, step)
         rate = self._schedule.rate(step)
         self._require_finite("the loss", means["loss"], step)
@@ -306,8 +334,7 @@ class Trainer:
                 means[name] = means.get(name, 0.0) + weight * value
             total = weight * loss
             if not self.config.is_dense:
-                if scale:
-                    self._monitor.observe(recorder)
+                self._monitor.observe(recorder, scale)
                 logits = recorder.router_logits
                 balancing = load_balancing_loss(logits, self.config.num_experts_per_tok)
                 z_loss = router_z_loss(logits)
@@ -372,7 +399,9 @@ class Trainer:
         if self.context.is_main:
             for folder in (self.folder.path / "best", self.result):
                 recover_result(folder)
-            identity = RunIdentity.of(self.recipe, self.stage, self._first.source.folder)
+            in_use = settings_in_use(self.recipe, self.context)
+            start = self._first.source.folder
+            identity = RunIdentity.of(self.recipe, self.stage, start, in_use)
             self.folder.claim(identity, None if state is None else state["recipe"])
             self.folder.drop_log_past(step)
         if state is None:
@@ -386,9 +415,19 @@ class Trainer:
         return step
 
     def _sharded_state(self, path: Path) -> "ShardedState | None":
-        """Return where several processes keep their states; one process goes on with theirs."""
+        """Return where several processes keep their states; one process goes on with theirs.
+
+        Raises:
+            ConfigError: One process has begun the run, and several are to go on.
+        """
         if self.context.world_size == 1 and not path.is_dir():
             return None
         from mixtral.train.sharded_state import ShardedState
 
-        return ShardedState(path, self.context)
+        states = ShardedState(path, self.context)
+        if states.newest_step is None and (path.parent / STATE_FILE).exists():
+            raise ConfigError(
+                f"{path.parent} holds the state of one process, and there are "
+                f"{self.context.world_size}; go on with one, or name another output."
+            )
+        return states
