@@ -15,6 +15,9 @@ from mixtral.gguf_file import read_gguf_config
 from mixtral.presets import PRESETS
 
 NANO_FOLDER = Path(__file__).parent / "models" / "nano"
+_CONFIGS = ("config.json", "params.json")
+# What a file in a model folder ends in, by which the folder may be named, too.
+_ENDINGS = (".safetensors", ".safetensors.index.json", ".pth", ".pt", *_CONFIGS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +88,7 @@ def read_config(folder: Path) -> ModelConfig:
         CheckpointError: There is neither ``config.json`` nor ``params.json``.
         ConfigError: The file is wrong.
     """
-    for name in ("config.json", "params.json"):
+    for name in _CONFIGS:
         if (folder / name).is_file():
             return read_config_file(folder / name)
     if files := sorted(folder.glob("*.gguf")):
@@ -107,7 +110,13 @@ def _find_folder(name: str) -> Path | None:
     if not _exists(name) or not name.strip():
         return None
     path = Path(name).expanduser()
-    return path if path.is_dir() else path.parent
+    if path.is_dir():
+        return path
+    if path.name.endswith(_ENDINGS):
+        return path.parent
+    raise ConfigError(
+        f"model is {name!r}, a file; name a model folder, its config.json, or a GGUF file."
+    )
 
 
 def _exists(name: str) -> bool:

@@ -68,3 +68,9 @@ def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, line: str, message: str
     file.write_text('{"prompt": "a"}\n' + line)
     with pytest.raises(InvalidRequest, match=message):
         read_prompts(file, new_tokens=1)
+
+
+def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.jsonl"):
+        with pytest.raises(InvalidRequest, match=r"cannot be read: .*; name a JSONL file"):
+            read_prompts(path, new_tokens=1)

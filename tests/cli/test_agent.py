@@ -100,7 +100,9 @@ def test_escape_sequences_of_a_call_do_not_reach_the_terminal(run: Run, tools: P
         (("--tool-choice", "all", "?"), "tool_choice is 'all'"),
         (("--dtype", "float32", "?"), "leave out all model options but --model"),
         (("--trace", "/no/such/folder/run.json", "?"), "is no folder"),
-        (("--max-steps", "0", "?"), "max_steps is 0"),
+        (("--max-steps", "0", "?"), "--max-steps is 0"),
+        (("--timeout", "0", "?"), "--timeout is 0; it must be above 0"),
+        (("--call-timeout", "-1", "?"), "--call-timeout is -1; it must be above 0"),
         (("--mcp", "no-such-program-at-all", "?"), "No such file or directory"),
     ],
 )

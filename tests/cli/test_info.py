@@ -97,6 +97,7 @@ def test_packed_folder_shows_its_recipe(
         (["random:nope"], "preset is 'nope'"),
         (["8x7b", "--layers", "0"], "num_hidden_layers is 0"),
         (["/"], "neither config.json nor params.json"),
+        ([__file__], "a file; name a model folder, its config.json, or a GGUF file"),
     ],
 )
 def test_wrong_name_is_one_line(run: Run, arguments: list[str], part: str) -> None:

@@ -152,14 +152,16 @@ def read_prompts(path: Path, *, new_tokens: int) -> list[Prompt]:
         new_tokens: Length of the answers to lines without ``max_tokens``.
 
     Raises:
-        InvalidRequest: A line is not such an object, or there is none.
-        OSError: The file cannot be read.
+        InvalidRequest: A line is not such an object, there is none, or the file cannot be read.
     """
     prompts = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{path} is not UTF-8 text: {error.reason}.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidRequest(f"{path} cannot be read: {reason}; name a JSONL file.") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             prompts.append(_read_line(line, f"{path}, line {number}", new_tokens))

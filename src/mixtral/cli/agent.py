@@ -157,6 +157,13 @@ def _check(
         raise InvalidRequest("the question is empty; give some text.")
     if tools.tool_choice not in ("auto", "any", "none"):
         raise InvalidRequest(f"tool_choice is {tools.tool_choice!r}; it must be auto, any or none.")
+    numbers = {
+        "--max-steps": tools.max_steps, "--timeout": tools.timeout,
+        "--call-timeout": tools.call_timeout,
+    }  # fmt: skip
+    for name, value in numbers.items():
+        if value <= 0:
+            raise InvalidRequest(f"{name} is {value:g}; it must be above 0.")
     if server is not None and (model != ModelOptions(model=model.model) or adapter is not None):
         raise ConfigError("--server has its model loaded; leave out all model options but --model.")
     if trace is not None and not trace.absolute().parent.is_dir():

@@ -53,7 +53,7 @@ def routing(
     output: OutputOptions,
     model: Annotated[str | None, typer.Argument(help="nano, a folder, random:8x7b, ...")] = None,
     more_texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILES]...", hidden=True)
+        list[str] | None, typer.Argument(metavar="[--text FILES...]", hidden=True)
     ] = None,
     experts_per_token: Annotated[
         list[str] | None,

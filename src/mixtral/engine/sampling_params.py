@@ -30,13 +30,13 @@ class SamplingParams:
     min_p: float = 0.0
     """Drop tokens less likely than this share of the likeliest, 0 to 1."""
     max_tokens: int | None = None
-    """Longest answer in tokens; None: as long as the context allows."""
+    """Longest answer in tokens. In Python None: as long as the context allows."""
     min_tokens: int = 0
     """Tokens before the end token or a stop string may end the answer."""
     stop: Sequence[str] = ()
-    """Strings that end the answer; they are not part of it. One string may stand alone."""
+    """Strings that end the answer; they are not part of it. In Python one may stand alone."""
     seed: int | None = None
-    """Same seed, same tokens; None draws a fresh seed."""
+    """Same seed, same tokens; left out, a fresh seed is drawn."""
     n: int = 1
     """Answers per prompt, 1 to 128; answer i uses seed + i."""
     logprobs: int | None = None

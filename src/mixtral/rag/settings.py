@@ -31,7 +31,7 @@ class CollectionSettings:
     """Tokens at the end of a chunk that the next one repeats: about a sentence."""
     chunk_characters: int | None = None
     """Cut plain windows of so many characters, without looking at structure; 512 is what Mistral's
-    guide to retrieval does. None cuts by structure and tokens."""
+    guide to retrieval does. Left out, structure and tokens decide."""
     overlap_characters: int = 0
     """Characters that two windows share; only with ``chunk_characters``."""
     stemming: bool = True
