@@ -11,13 +11,16 @@ import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
+from mixtral.checkpoint import write_checkpoint
 from mixtral.checkpoint.peft import write_adapter
+from mixtral.checkpoint.quantize import quantize_checkpoint
 from mixtral.cli import train_plan
 from mixtral.config import ModelConfig
 from mixtral.errors import ConfigError
 from mixtral.model import TokenBatch, Transformer
 from mixtral.model.lora import LoraSpec, add_lora
 from mixtral.model_source import find_model
+from mixtral.quantization import RECIPES
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.flops import step_flops
 from mixtral.train.losses import linear_cross_entropy
@@ -240,6 +243,15 @@ def test_wrong_values_are_named_by_their_options(option: tuple[str, str], messag
 def test_micro_batches_of_0_are_whole_steps_of_each_device() -> None:
     options = ("--model", "nano", "--gpus", "4", "--micro-batch-tokens", "0")
     assert json.loads(run(*options, "--json"))["assumed"]["micro_batch_tokens"] == 65536 // 4
+
+
+def test_packed_checkpoint_is_planned_as_it_is(tmp_path: Path) -> None:
+    model = tiny_model(hidden_size=128)
+    write_checkpoint(tmp_path / "plain", model.config, model.named_parameters(), layout="hf")
+    quantize_checkpoint(tmp_path / "plain", tmp_path / "packed", RECIPES["int4"])
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('output = "o"\ntrain_records = "t"\ninit_from = "packed"\n[lora]\nrank = 4\n')
+    assert json.loads(run(str(recipe), "--json"))["assumed"]["quantization"] == "int4"
 
 
 def test_command_measures_this_cpu_where_no_gpu_is_asked_for(

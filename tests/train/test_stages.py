@@ -184,6 +184,18 @@ def test_misspelt_start_is_a_missing_folder_and_never_a_hub_id(
         read_recipe(recipe)
 
 
+@pytest.mark.parametrize(("name", "value"), [("freeze_router", True), ("router_jitter", 0.1)])
+def test_settings_of_routers_are_refused_where_there_are_none(
+    values: dict[str, Any], conversations: Path, tmp_path: Path, name: str, value: Any
+) -> None:
+    dense = {"num_local_experts": 0, "num_experts_per_tok": 0}
+    model = tiny_model(vocab_size=32768, **dense)
+    write_checkpoint(tmp_path / "dense", model.config, model.named_parameters(), layout="hf")
+    values |= {"train_records": str(conversations), "init_from": str(tmp_path / "dense")}
+    with pytest.raises(ConfigError, match=f"{name} is given, and .* has no routers"):
+        Trainer(TrainRecipe(**(values | {name: value})), "sft")
+
+
 def test_bad_record_is_named_by_its_line(values: dict[str, Any], tmp_path: Path) -> None:
     good = {"messages": [user("Hi"), assistant("Hello")]}
     bad = {"messages": [user("Hi")]}

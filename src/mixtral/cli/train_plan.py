@@ -23,7 +23,7 @@ from mixtral.cli.console import (
     stdout_console,
 )
 from mixtral.cli.options import grouped_options
-from mixtral.config import ModelConfig
+from mixtral.config import ModelConfig, read_recipe_file
 from mixtral.errors import ConfigError, Error
 from mixtral.machine import available_memory_bytes
 from mixtral.model_source import find_model
@@ -206,6 +206,8 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
             values[name] = value
     if run.activation_checkpointing is not None:
         values["activation_checkpointing"] = run.activation_checkpointing
+    if packed := _packed_as(recipe):
+        values["quantization"] = packed
     if run.quantization is not None:
         values["quantization"] = "" if run.quantization == "none" else run.quantization
     if (lora := _lora(recipe, run)) is not None:
@@ -247,6 +249,15 @@ def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
             f"init_from is {recipe.init_from}, which is not here yet; say what it is like with "
             "--model, for one --model 8x7b."
         ) from error
+
+
+def _packed_as(recipe: "TrainRecipe | None") -> str:
+    """Return the low-bit format of the checkpoint that a recipe starts from; empty: none."""
+    if recipe is None or not recipe.init_from or not (recipe.lora or recipe.init_adapter):
+        return ""
+    file = Path(recipe.init_from) / "config.json"
+    packed = read_recipe_file(file) if file.is_file() else None
+    return "" if packed is None else packed.name
 
 
 def _recipe_fields(recipe: "TrainRecipe") -> dict[str, Any]:

@@ -73,6 +73,9 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
         _adapt(model, recipe)
     else:
         model.requires_grad_(True)
+    if model.config.is_dense and (recipe.freeze_router or recipe.router_jitter):
+        name = "freeze_router" if recipe.freeze_router else "router_jitter"
+        raise ConfigError(f"{name} is given, and {source.name} has no routers; leave it out.")
     if recipe.freeze_router:
         _freeze_routers(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
