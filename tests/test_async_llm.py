@@ -8,9 +8,17 @@ from typing import Any, TypeVar
 import pytest
 
 from mixtral import LLM, AsyncLLM, SamplingParams
+from mixtral.answer import Answer
 from mixtral.async_llm import AnswerStream
-from mixtral.engine import StepReport
-from mixtral.errors import ContextLengthExceeded, EngineDead, InvalidRequest, QueueFull
+from mixtral.engine import StepReport, TokenOutput
+from mixtral.errors import (
+    ContextLengthExceeded,
+    EngineDead,
+    EngineError,
+    InvalidRequest,
+    QueueFull,
+)
+from mixtral.outputs import CompletionChunk
 from mixtral.request import Request
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=20)
@@ -160,6 +168,30 @@ def test_when_the_engine_dies_every_stream_hears_of_it() -> None:
         with pytest.raises(EngineDead):
             llm.submit(ask(llm, "Hello"))
         assert not llm.is_alive
+        await llm.close()
+
+    in_loop(work())
+
+
+def test_a_fault_in_one_answer_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        llm = AsyncLLM(make_llm())
+        params = GREEDY.replace(ignore_eos=True)
+        alone = await read(llm.submit(ask(llm, QUESTIONS[1], params)))
+        bad, good = (llm.submit(ask(llm, question, params)) for question in QUESTIONS[:2])
+        push = Answer.push
+
+        def broken(answer: Answer, output: TokenOutput) -> CompletionChunk:
+            if answer in bad._answers.values():
+                raise TypeError("a schema that makes no sense")
+            return push(answer, output)
+
+        monkeypatch.setattr(Answer, "push", broken)
+        results = await asyncio.gather(read(bad), read(good), return_exceptions=True)
+        assert isinstance(results[0], EngineError)
+        assert "a schema that makes no sense" in str(results[0])
+        assert results[1] == alone
+        assert llm.is_alive
         await llm.close()
 
     in_loop(work())

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from mixtral.answer import Answer
 from mixtral.config import ModelConfig
 from mixtral.engine import EngineStats, StepReport, TokenOutput
-from mixtral.errors import EngineDead, Error, QueueFull
+from mixtral.errors import EngineDead, EngineError, Error, QueueFull
 from mixtral.generation import add_answers
 from mixtral.llm import LLM
 from mixtral.outputs import CompletionChunk
@@ -90,6 +90,10 @@ class AnswerStream:
             self._pieces.append(answer.push(output))
         except Error as error:
             self._fail(error)
+            return True
+        except Exception as error:  # A fault in one answer must not cost the others their tokens.
+            logger.exception("an answer failed")
+            self._fail(EngineError(f"the answer cannot be read: {error}"))
             return True
         self._num_running -= answer.is_finished
         self._changed.set()

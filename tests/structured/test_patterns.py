@@ -137,3 +137,8 @@ def test_format_knows_good_from_bad(
     grammar = compiler.json_schema({"type": "string", "format": name})
     assert is_json_derivable(grammar, good)
     assert not is_json_derivable(grammar, bad)
+
+
+@pytest.mark.parametrize("pattern", ["a{9998,9999}b{9998,9999}" * 100, "(ab?){5000}", "a{9000}"])
+def test_pattern_of_long_texts_has_no_examples(pattern: str) -> None:
+    assert read_pattern(pattern).examples == ()

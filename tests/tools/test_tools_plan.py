@@ -9,7 +9,8 @@ from mixtral.errors import InvalidRequest
 from mixtral.structured import GrammarCompiler
 from mixtral.tokenizer import Tokenizer
 from mixtral.tools import ToolPlan, plan_tools
-from mixtral.tools.grammar import MAX_CALLS
+from mixtral.tools.definitions import read_tools
+from mixtral.tools.grammar import MAX_CALLS, validator_of
 from mixtral.tools.markers import CALLS_MARKER, marker_token_ids
 from tests.tools.tools_for_tests import (
     TIME,
@@ -354,3 +355,26 @@ def test_tools_of_v3_go_into_the_template(
     plan = make_plan(tokenizers["v3"], compilers["v3"], tools=[WEATHER, TIME], tool_choice=NAMED)
     token_ids = tokenizers["v3"].encode_chat(plan.messages, tools=plan.tools)
     assert token_ids == tokenizers["v3"].encode_chat([USER], tools=[WEATHER, TIME])
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [{"required": 5}, {"type": "foo"}, {"$ref": "#/nope"}, {"$ref": "http://10.0.0.5/x"}],
+)
+def test_second_look_at_arguments_passes_what_it_cannot_judge_and_fetches_nothing(
+    monkeypatch: pytest.MonkeyPatch, condition: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", None)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "if": condition}
+    (definition,) = read_tools([tool(schema)])
+    validator = validator_of(definition)
+    assert validator.is_valid({"n": 1})
+    (plain,) = read_tools([tool({"type": "object", "properties": {"n": {"type": "integer"}}})])
+    assert not validator_of(plain).is_valid({"n": "one"})
+
+
+def test_second_look_at_arguments_runs_no_pattern_of_a_client() -> None:
+    for_ever = {"type": "string", "pattern": "^(?:(?:a+)+b{60}|a{40}c)$"}
+    schema = {"type": "object", "properties": {"s": for_ever}, "patternProperties": {"(a+)+b": {}}}
+    (definition,) = read_tools([tool(schema)])
+    assert validator_of(definition).is_valid({"s": "a" * 40 + "c", "a" * 40: 1})

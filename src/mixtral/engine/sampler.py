@@ -108,8 +108,12 @@ class Sampler:
 def _adjust(logits: Tensor, sequence: Sequence) -> None:
     """Apply bias, penalties, the ban on the end token and the constraint, in place."""
     params = sequence.params
-    for token_id, bias in params.logit_bias.items():
-        logits[token_id] += bias
+    if params.logit_bias:
+        token_ids = torch.tensor(list(params.logit_bias), device=logits.device)
+        biases = torch.tensor(
+            list(params.logit_bias.values()), dtype=logits.dtype, device=logits.device
+        )
+        logits[token_ids] += biases
     if params.has_penalties:
         _penalise(logits, sequence)
     is_end_banned = len(sequence.output_token_ids) < params.min_tokens and not params.ignore_eos

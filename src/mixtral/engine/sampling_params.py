@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 
 from mixtral.errors import InvalidRequest
 
+MAX_STOP_LENGTH = 1_000
+"""Characters of a stop string: its tables are made before the engine goes on."""
+MAX_BIASES = 1_024
+"""Tokens of a logit bias, which is applied to each new token."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
@@ -34,7 +39,8 @@ class SamplingParams:
     min_tokens: int = 0
     """Tokens before the end token or a stop string may end the answer."""
     stop: Sequence[str] = ()
-    """Strings that end the answer; they are not part of it. In Python one may stand alone."""
+    """Strings of up to 1,000 characters that end the answer; they are not part of it. In Python one
+    may stand alone."""
     seed: int | None = None
     """Same seed, same tokens; left out, a fresh seed is drawn."""
     n: int = 1
@@ -48,7 +54,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     """Divides positive logits of tokens so far, multiplies negative ones; 0.01 to 100."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of these token ids, -100 to 100."""
+    """Added to the logits of these token ids, -100 to 100; up to 1,024 of them."""
     ignore_eos: bool = False
     """Go on past the end token, for benchmarks."""
 
@@ -81,6 +87,10 @@ class SamplingParams:
         if not isinstance(self.logit_bias, Mapping):
             raise InvalidRequest(
                 f"logit_bias is {self.logit_bias!r}; it must map token ids to numbers."
+            )
+        if len(self.logit_bias) > MAX_BIASES:
+            raise InvalidRequest(
+                f"logit_bias has {len(self.logit_bias):,} tokens; {MAX_BIASES:,} are allowed."
             )
         for token_id, bias in self.logit_bias.items():
             _check_int("logit_bias token id", token_id, 0)
@@ -122,4 +132,9 @@ def _checked_stop(stop: object) -> tuple[str, ...]:
         raise InvalidRequest(f"stop is {stop!r}; it must be a string or a list of strings.")
     if "" in strings:
         raise InvalidRequest("stop holds an empty string; each must have a character.")
+    longest = max(map(len, strings), default=0)
+    if longest > MAX_STOP_LENGTH:
+        raise InvalidRequest(
+            f"stop holds a string of {longest:,} characters; {MAX_STOP_LENGTH:,} are allowed."
+        )
     return tuple(strings)

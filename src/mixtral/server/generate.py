@@ -1,7 +1,7 @@
 """From a request that is built to the answer that is sent: what all generating routes share."""
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mixtral.errors import RequestError
 from mixtral.server.answers import (
     AnswerSource,
     ClientGone,
@@ -37,8 +38,8 @@ class Generation:
     """The pieces."""
     renderer: Renderer
     """Writes them."""
-    num_prompts: int = 1
-    """How many prompts there are."""
+    prompt_tokens: Sequence[int]
+    """Tokens of each prompt."""
     n: int = 1
     """How many answers each of them gets."""
     is_stream: bool
@@ -56,7 +57,12 @@ async def respond(request: Request, generation: Generation, service: Service) ->
         Error: The generation failed before anything was sent.
     """
     settings = service.settings
-    progress = Progress(service.metrics, record_of(request.scope), n=generation.n)
+    progress = Progress(
+        service.metrics,
+        record_of(request.scope),
+        n=generation.n,
+        prompt_tokens=generation.prompt_tokens,
+    )
     source = LimitedAnswers(generation.source, settings.request_timeout_s)
     if generation.is_stream:
         return EventResponse(
@@ -65,8 +71,8 @@ async def respond(request: Request, generation: Generation, service: Service) ->
             ping_s=settings.keepalive_s,
             write_timeout_s=settings.write_timeout_s,
         )
-    num_answers = generation.num_prompts * generation.n
-    is_complete = False
+    num_answers = len(generation.prompt_tokens) * generation.n
+    is_complete = is_refused = False
     try:
         answers = await unless_disconnected(
             collect(source, num_answers, progress), request.receive, source.cancel
@@ -74,8 +80,11 @@ async def respond(request: Request, generation: Generation, service: Service) ->
         is_complete = True
     except ClientGone:
         return Response(status_code=CLIENT_GONE_STATUS)
+    except RequestError:
+        is_refused = True
+        raise
     finally:
-        progress.finish(is_complete=is_complete)
+        progress.finish(is_complete=is_complete, is_refused=is_refused)
     body = generation.renderer.whole(answers, progress.usage)
     return Response(orjson.dumps(body), media_type="application/json")
 
@@ -85,9 +94,9 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """Give every event of a stream; an error becomes the last but one."""
     renderer = generation.renderer
-    num_running = generation.num_prompts * generation.n
+    num_running = len(generation.prompt_tokens) * generation.n
     begun: set[int] = set()
-    is_complete = False
+    is_complete = is_refused = False
     try:
         if generation.opening is not None:
             yield event(generation.opening)
@@ -108,9 +117,10 @@ async def _events(
             yield event(renderer.usage_only(progress.usage))
         is_complete = num_running == 0
     except Exception as error:  # the status is sent; the stream itself must tell
+        is_refused = isinstance(error, RequestError)
         yield event(renderer.failure(_logged(error)))
     finally:
-        progress.finish(is_complete=is_complete)
+        progress.finish(is_complete=is_complete, is_refused=is_refused)
     yield DONE
 
 

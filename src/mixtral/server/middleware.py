@@ -1,10 +1,11 @@
 """What surrounds the application: who may come in, how much, and what is written down of it.
 
 ``protect`` wraps an ASGI application in these layers, outermost first; the body and the limits of a
-key have their own file, ``middleware_body``:
+key have a file of their own, ``middleware_body``, and so has the origin:
 
     access   gives the request an id and a record; writes the access line at the end
     CORS     only where origins were allowed
+    origin   refuses what pages of other origins send; 403
     drain    refuses work once the server was told to stop
     key      finds the API key; 401
     body     reads the body, within its size and time; 413, 408
@@ -31,6 +32,7 @@ from mixtral.server.keys import InvalidKey, KeyRing
 from mixtral.server.limits import Limits
 from mixtral.server.logs import CURRENT_REQUEST_ID, RequestRecord, log_request, record_of
 from mixtral.server.middleware_body import BodyReader, KeyLimits
+from mixtral.server.middleware_origin import OriginCheck
 from mixtral.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ def protect(
     open_paths = OPEN_PATHS | _METRICS if settings.metrics_without_key else OPEN_PATHS
     app = KeyCheck(app, keys=keys, open_paths=open_paths)
     app = DrainCheck(app, traffic=traffic or Traffic())
+    app = OriginCheck(app, allowed=settings.cors_origins)
     if settings.cors_origins:
         app = Cors(
             app,

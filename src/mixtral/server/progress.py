@@ -1,6 +1,7 @@
 """What one generation has taken so far: tokens and times."""
 
 import time
+from collections.abc import Sequence
 
 from mixtral.outputs import CompletionChunk, Usage
 from mixtral.server.logs import RequestRecord
@@ -14,12 +15,17 @@ class Progress:
         metrics: Gets the times.
         record: Gets the tokens; knows when the request came.
         n: Answers per prompt: answer i belongs to prompt i // n, and a prompt counts once.
+        prompt_tokens: Tokens of each prompt; they count even if the client leaves before anything
+            has come, because they may have been read by then.
     """
 
-    def __init__(self, metrics: Metrics, record: RequestRecord, *, n: int) -> None:
+    def __init__(
+        self, metrics: Metrics, record: RequestRecord, *, n: int, prompt_tokens: Sequence[int]
+    ) -> None:
         self._metrics = metrics
         self._record = record
         self._n = n
+        self._prompt_tokens = prompt_tokens
         self._usages: dict[int, Usage] = {}
         self._last_token_s: float | None = None
 
@@ -40,10 +46,15 @@ class Progress:
             if self._record.first_token_s is None:
                 self._record.first_token_s = self._last_token_s
 
-    def finish(self, *, is_complete: bool) -> None:
-        """Count everything; ``is_complete`` is false when the answer was cut off."""
+    def finish(self, *, is_complete: bool, is_refused: bool) -> None:
+        """Count everything.
+
+        Args:
+            is_complete: False when the answer was cut off.
+            is_refused: Whether the engine did not take the request, so that no prompt was read.
+        """
         record, usage = self._record, self.usage
-        record.num_prompt_tokens += usage.prompt_tokens
+        record.num_prompt_tokens += 0 if is_refused else sum(self._prompt_tokens)
         record.num_completion_tokens += usage.completion_tokens
         first_s, last_s = record.first_token_s, self._last_token_s
         # Per answer: the tokens of n answers come side by side.

@@ -149,6 +149,7 @@ async def _ask(request: Request, fields: RagAskRequest, service: Service) -> Res
             renderer=RagRenderer(settings, prompt, fields.question),
             # Last: what fails above must not leave a request at the engine.
             source=submit(service.llm, [built], max_tokens=built.params.max_tokens),
+            prompt_tokens=[len(built.prompt_token_ids)],
             is_stream=is_stream,
             include_usage=is_stream,
             opening=passages_json(prompt.passages),

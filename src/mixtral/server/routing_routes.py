@@ -50,11 +50,12 @@ def routing_router(service: Service) -> APIRouter:
         source = LimitedAnswers(
             submit(service.llm, [built], max_tokens=None), service.settings.request_timeout_s
         )
+        # Before the answer: the prompt may have been read when the client leaves.
+        record_of(request.scope).num_prompt_tokens += len(built.prompt_token_ids)
         try:
             routes = await unless_disconnected(_routes(source), request.receive, source.cancel)
         except ClientGone:
             return Response(status_code=CLIENT_GONE_STATUS)
-        record_of(request.scope).num_prompt_tokens += len(built.prompt_token_ids)
         # In a thread: a long prompt makes megabytes.
         body = await asyncio.to_thread(_body, service, built, routes)
         return Response(body, media_type="application/json")

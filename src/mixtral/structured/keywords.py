@@ -192,7 +192,9 @@ def _format(node: Node, key: str, value: Any) -> None:
 
 
 def _add_pattern(node: Node, pattern: Pattern) -> None:
-    facets = {"pattern": whole(pattern.regex), EXAMPLES: list(pattern.examples)}
+    facets: dict[str, Any] = {"pattern": whole(pattern.regex)}
+    if pattern.examples:
+        facets[EXAMPLES] = list(pattern.examples)
     if "pattern" in node.out:
         node.out.setdefault("allOf", []).append(facets)
     else:

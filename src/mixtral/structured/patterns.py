@@ -32,6 +32,7 @@ _NOT_SPACE_CLASS = r"\s\x{1c}-\x{1f}\x{85}\x{feff}"
 _NOT_WORD_CLASS = r"\p{L}\p{M}\p{N}\p{Pc}"
 _MAX_DEPTH = 50
 _MAX_EXAMPLES = 12
+_LONGEST_EXAMPLE = 4_096  # characters
 
 # The parser is the one behind re.compile; its module has no public name since Python 3.11.
 _parser: Any = import_module("re._parser")
@@ -48,7 +49,8 @@ class Pattern:
     regex: str
     """Without anchors."""
     examples: tuple[str, ...]
-    """Short texts that match, the shortest first: of each branch and each optional part one."""
+    """Short texts that match, the shortest first: of each branch and each optional part one; none
+    where they would be long."""
 
 
 def read_pattern(pattern: str, *, is_search: bool = True) -> Pattern:
@@ -199,13 +201,21 @@ _CATEGORIES = {
 
 
 def _examples(items: list[Any]) -> list[str]:
-    """Return short texts that the parts match one after the other; anchors match nothing."""
+    """Return short texts that the parts match one after the other; anchors match nothing.
+
+    None where all would be long: they are copied with each part.
+    """
     texts = [""]
     for name, value in items:
         options = _item_examples(str(name), value)
+        if not options:
+            return []
         # The shortest of everything, then one change at a time.
         texts = [text + options[0] for text in texts] + [texts[0] + o for o in options[1:]]
-        texts = list(dict.fromkeys(texts))[:_MAX_EXAMPLES]
+        texts = [text for text in dict.fromkeys(texts) if len(text) <= _LONGEST_EXAMPLE]
+        if not texts:
+            return []
+        texts = texts[:_MAX_EXAMPLES]
     return sorted(texts, key=len)
 
 
@@ -220,7 +230,13 @@ def _item_examples(name: str, value: Any) -> list[str]:
     if name in ("MAX_REPEAT", "MIN_REPEAT"):
         low, high = int(value[0]), value[1]
         counts = (low, low + 1) if high > low else (low,)
-        texts = [text * count for count in counts for text in _examples(list(value[2]))]
+        inner = _examples(list(value[2]))
+        texts = [
+            text * count
+            for count in counts
+            for text in inner
+            if len(text) * count <= _LONGEST_EXAMPLE
+        ]
         return sorted(set(texts), key=len)[:_MAX_EXAMPLES]
     if name in ("IN", "NOT_LITERAL", "ANY"):
         return [_class_example(name, value)]

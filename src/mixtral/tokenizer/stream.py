@@ -15,6 +15,7 @@ Sampling, token limits and end-of-sequence ids belong to the engine.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mixtral.errors import InvalidRequest
 from mixtral.tokenizer.tokenizer import Tokenizer
@@ -143,6 +144,7 @@ class StopChecker:
         return complete
 
 
+@lru_cache(maxsize=256)  # of all answers to a request, and of clients that ask again
 def _borders(text: str) -> list[int]:
     """Return for each prefix the length of its longest proper prefix that is also its suffix."""
     borders = [0] * len(text)

@@ -11,7 +11,8 @@ decides the name, holds the arguments to the schema of that name, and closes eve
 run out.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixtral.errors import InvalidRequest
@@ -19,6 +20,8 @@ from mixtral.structured import Grammar, GrammarCompiler
 from mixtral.tools.definitions import ToolDefinition
 from mixtral.tools.reader import ArgumentsValidator
 from mixtral.tools.schemas import moved_schema
+
+logger = logging.getLogger(__name__)
 
 MAX_CALLS = 16
 """Calls of one answer, so that a model that repeats itself comes to an end."""
@@ -55,13 +58,51 @@ def calls_grammar(
 
 
 def validator_of(tool: ToolDefinition) -> ArgumentsValidator:
-    """Return what checks arguments of a function against the schema that the client wrote."""
+    """Return what checks arguments of a function against the schema that the client wrote.
+
+    It is a second look: the grammar has held the arguments to the schema already. So it does
+    nothing that a client could use against others: no pattern runs in Python's ``re``, which some
+    keep busy for hours, no reference is fetched from an address, and what cannot be checked passes.
+    """
     # Imported here: it takes longer than everything else that a server without tools imports.
     from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
+    from jsonschema_specifications import REGISTRY
 
-    validator: ArgumentsValidator = validator_for(tool.schema, Draft202012Validator)(tool.schema)
-    return validator
+    base = validator_for(tool.schema, Draft202012Validator)
+    held = dict.fromkeys(_WITH_PATTERNS, _held_by_the_grammar)
+    checked = extend(base, held)  # type: ignore[no-untyped-call]
+    return _SecondLook(checked(tool.schema, registry=REGISTRY))
+
+
+# Keywords that compare with patterns, or with what patterns have left over.
+_WITH_PATTERNS = (
+    "pattern", "patternProperties", "additionalProperties", "unevaluatedProperties",
+)  # fmt: skip
+
+
+def _held_by_the_grammar(*_: Any) -> Iterator[Any]:
+    """Find nothing wrong; jsonschema asks for an iterator of errors."""
+    return iter(())
+
+
+class _SecondLook:
+    """A validator that passes what it cannot judge.
+
+    Args:
+        validator: jsonschema's.
+    """
+
+    def __init__(self, validator: ArgumentsValidator) -> None:
+        self._validator = validator
+
+    def is_valid(self, instance: Any) -> bool:
+        """Return True where the arguments satisfy the schema, or it makes no sense."""
+        try:
+            return self._validator.is_valid(instance)
+        except Exception:  # Whatever a client's schema makes jsonschema stumble over.
+            logger.debug("a schema of a tool cannot be checked", exc_info=True)
+            return True
 
 
 def _name_the_tool(compiler: GrammarCompiler, tool: ToolDefinition) -> None:

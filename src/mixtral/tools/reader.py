@@ -17,7 +17,6 @@ that shows what it is. Calls before it stay given out.
 """
 
 import json
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, Protocol
@@ -164,7 +163,7 @@ class ToolCallReader:
             arguments, arguments_text = members["arguments"]
             check_json_text(arguments_text, name="arguments")
             is_valid = isinstance(name, str) and self._validators[name].is_valid(arguments)
-        except (KeyError, IndexError, ValueError, RecursionError, re.error):
+        except (KeyError, IndexError, ValueError, RecursionError):
             return None
         if not is_valid:
             return None

@@ -267,7 +267,40 @@ def test_without_origins_no_page_is_let_in() -> None:
         guarded = Guarded(settings=ServerSettings(api_key=("hush",)))
         assert (await guarded.ask(method="OPTIONS", headers=PREFLIGHT)).status == 401
         answer = await guarded.ask(headers=BEARER | {"Origin": "https://app.example"})
+        assert answer.status == 403
         assert "access-control-allow-origin" not in answer.headers
+
+    asyncio.run(scenario())
+
+
+HERE = {"Host": "127.0.0.1:8000"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}, 200),
+        ({"Origin": "http://127.0.0.1:8000"}, 200),
+        ({"Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_form_of_another_page_changes_nothing_here(headers: dict[str, str], status: int) -> None:
+    async def scenario() -> None:
+        guarded = Guarded(settings=ServerSettings(cors_origins=("https://app.example",)))
+        for method in ("POST", "DELETE"):
+            answer = await guarded.ask("/v1/rag/documents", method=method, headers=HERE | headers)
+            assert answer.status == status
+        assert guarded.app.num_started == (2 if status == 200 else 0)
+        assert (await guarded.ask(method="GET", headers=HERE | headers)).status == 200
+        everyone = Guarded(settings=ServerSettings(cors_origins=("*",)))
+        assert (await everyone.ask(headers=HERE | headers)).status == 200
 
     asyncio.run(scenario())
 
