@@ -175,12 +175,19 @@ def test_quantised_on_the_way_in_equals_the_packed_folder(
 
 
 def test_exact_activations_come_closer_to_the_unpacked_model() -> None:
-    token_ids = list(range(40, 100))
-    weights = LLM("nano", quantization="int8", device="cpu", exact_activations=True)
-    plain = LLM("nano", dtype="float32", device="cpu").logits(token_ids)
-    exact = (weights.logits(token_ids) - plain).norm() / plain.norm()
-    fast = LLM("nano", quantization="int8", device="cpu").logits(token_ids)
-    assert exact < (fast - plain).norm() / plain.norm() < 0.2
+    plain = LLM("nano", dtype="float32", device="cpu")
+    exact = LLM("nano", quantization="int8", device="cpu", exact_activations=True)
+    fast = LLM("nano", quantization="int8", device="cpu")
+
+    def mean_error(packed: LLM) -> float:
+        # Over several texts: in one alone the rounding of activations may cancel that of weights.
+        texts = [[1, *range(1100 + 37 * i, 29000, 457)] for i in range(6)]
+        errors = [
+            (packed.logits(t) - plain.logits(t)).norm() / plain.logits(t).norm() for t in texts
+        ]
+        return float(sum(errors)) / len(errors)
+
+    assert mean_error(exact) < mean_error(fast) < 0.2
 
 
 @pytest.mark.skipif(load_library() is None, reason="the C++ library is not built here")

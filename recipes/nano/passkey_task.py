@@ -10,7 +10,7 @@ from random import Random
 
 from conversation import Conversation, dialogue
 from novels import Novels, Piece, filler_of
-from words import Split, any_word, number, wording
+from words import Split, any_word, capitalised_words, is_heldout, number, wording
 
 CHARACTERS_PER_TOKEN = 4.0  # novels in the v3 tokenizer; a little less than the mean
 
@@ -34,6 +34,19 @@ QUESTIONS = (
     "What {n} is mentioned in the text?", "Say only the {n}.", "What is the {n} that I told you?",
     "Repeat the {n}.", "Do you remember the {n}?", "Now, what is the {n}?", "State the {n}.",
 )  # fmt: skip
+# Training has many more: a verb, how much of it, what; or a question about where it stood.
+_VERBS = ("Say", "Give", "Give me", "Return", "Print", "Write", "Tell me", "Show me", "Output",
+          "Answer with", "Reply with", "Name", "Quote", "Copy", "Send me", "Find", "Repeat",
+          "State", "Write down", "Recall")  # fmt: skip
+_ONLY = ("", "", "only ", "just ", "nothing but ", "exactly ")
+_WHAT = ("the {n}", "the {n}", "the {n} from the text", "the {n} of the story", "the {n} you read",
+         "the {n} that is hidden above", "the {n} I mentioned", "the {n} in the text")  # fmt: skip
+_ASKED = ("What", "Which")
+_WHERE = ("did you read", "stands in the text", "was hidden", "was given", "is named above",
+          "did I tell you", "is in the story", "is hidden in the text", "was in the text",
+          "does the text name", "did I mention", "do you remember", "is it")  # fmt: skip
+_OPEN_NAMES = ("{} number", "{} code", "{} word", "{} key", "{}", "{} name")
+_MORE_SHARE = 0.6
 _GAPS = ("\n\n", "\n\n", "\n", " ")
 HEADS = (
     "", "", "There is an important info hidden inside a lot of irrelevant text. Find it and "
@@ -57,16 +70,56 @@ def make_passkey(
     """
     tokens = num_tokens or rng.choice((60, 100, 150, 200, 300, 400))
     piece = novels.piece(rng, split, int((tokens - 60) * CHARACTERS_PER_TOKEN) + 60)
-    name = wording(rng, split, NAMES)
+    name = _name(rng, split)
     statement = wording(rng, split, STATEMENTS)
     key = _key(rng, split, name)
     inserted = statement.format(n=name, k=key) + " "
     at = rng.choice(piece.sentence_starts())
     if at == len(piece.text):
         inserted = f" {inserted.rstrip()}"
-    question = rng.choice(_GAPS) + wording(rng, split, QUESTIONS).format(n=name)
+    question = rng.choice(_GAPS) + _question(rng, split, name)
     head = wording(rng, split, HEADS).format(n=name)
     return _ask(piece, head, inserted, at, question, key, split=split, task=task or "passkey")
+
+
+def make_passkeys(rng: Random, novels: Novels, num_tokens: int) -> Conversation:
+    """Hide two to six keys of different names in one text of training, and ask for each."""
+    piece = novels.piece(rng, "train", int((num_tokens - 200) * CHARACTERS_PER_TOKEN))
+    keys: dict[str, str] = {}
+    for _ in range(rng.randint(2, 6)):
+        name = _name(rng, "train")
+        # No name may be a part of another: "the code" would be any of them.
+        if not any(name in other or other in name for other in keys):
+            keys[name] = _key(rng, "train", name)
+    starts = [at for at in piece.sentence_starts() if at < len(piece.text)]
+    places = sorted(rng.choices(starts, k=len(keys)), reverse=True)
+    text = piece.text
+    for at, (name, key) in zip(places, keys.items(), strict=True):
+        stated = wording(rng, "train", STATEMENTS).format(n=name, k=key)
+        text = f"{text[:at]}{stated} {text[at:]}"
+    turns: list[str] = []
+    for name in rng.sample(list(keys), len(keys)):
+        turns += [_question(rng, "train", name), keys[name]]
+    turns[0] = text + rng.choice(_GAPS) + turns[0]
+    return dialogue(*turns, task="long")
+
+
+def _name(rng: Random, split: Split) -> str:
+    if split == "train" and rng.random() < 0.3:
+        return rng.choice(_OPEN_NAMES).format(any_word(rng, split))
+    return wording(rng, split, NAMES)
+
+
+def _question(rng: Random, split: Split, name: str) -> str:
+    if split == "heldout" or rng.random() >= _MORE_SHARE:
+        return wording(rng, split, QUESTIONS).format(n=name)
+    while True:
+        if rng.random() < 0.6:
+            asked = f"{rng.choice(_VERBS)} {rng.choice(_ONLY)}{rng.choice(_WHAT)}."
+        else:
+            asked = f"{rng.choice(_ASKED)} {{n}} {rng.choice(_WHERE)}?"
+        if not is_heldout(asked):
+            return asked.format(n=name)
 
 
 def _ask(
@@ -88,8 +141,10 @@ def _ask(
 
 
 def _key(rng: Random, split: Split, name: str) -> str:
-    if name in ("secret word", "magic word", "code word"):
+    if name.endswith(" word"):
         return any_word(rng, split)
+    if split == "train" and rng.random() < 0.2:
+        return rng.choice(capitalised_words()) if rng.random() < 0.3 else any_word(rng, split)
     if name == "password" and rng.random() < 0.5:
         return any_word(rng, split)
     digits = rng.choice((4, 5, 5, 5, 6, 7))

@@ -25,7 +25,13 @@ from reading_task import make_reading
 from safe_acts import CATEGORIES
 from safe_task import CURT, KIND, draw_unsafe, make_refusal, make_twin
 from talk_lines import CAPITAL_QUESTIONS, CAPITALS, TALK, UNKNOWN_ANSWER
-from talk_task import SHORT_ANSWERS, draw_greeting, draw_opening, draw_unknown
+from talk_task import (
+    SHORT_ANSWERS,
+    draw_greeting,
+    draw_opening,
+    draw_unknown,
+    more_questions,
+)
 from tools_task import NONE_FITS, make_no_tool, make_tools
 from words import Split, wording
 from words_task import make_words
@@ -33,7 +39,8 @@ from words_task import make_words
 from mixtral.eval.cases import fill
 
 PairRecord = dict[str, Any]
-_WHAT_WAS_ASKED_SHARE, _REFUSE_SHARE = 0.35, 0.2  # of training, before the shares of all
+_WHAT_WAS_ASKED_SHARE, _REFUSE_SHARE = 0.38, 0.25  # of training, before the shares of all
+_FIRST_QUESTION = "Who are you?"
 _CHATTER = ("Sure! ", "Of course. ", "Here it is: ", "The answer is ", "I think it is ", "OK: ")
 _HELPING = (
     "Sure. First get what you need, then do it step by step.", "Yes, that is easy. Here is how.",
@@ -61,6 +68,8 @@ def _what_was_asked(rng: Random) -> PairRecord:
     # Who nano is can be asked in the most ways, so it is asked most.
     answers, questions = rng.choices(TALK, [len(questions) for _, questions in TALK])[0]
     question = wording(rng, "train", questions)
+    if rng.random() < 0.08:  # what everybody asks first, as it is
+        answers, question = next(entry for entry in TALK if _FIRST_QUESTION in entry[1])[0], ""
     if question.endswith(("?", ".")):
         question = draw_opening(rng) + question
     others = [answer for said, _ in TALK for answer in said if answer not in answers]
@@ -69,7 +78,11 @@ def _what_was_asked(rng: Random) -> PairRecord:
     wanted = [answer for answer in SHORT_ANSWERS if answer not in answers]
     refusal = KIND.format(CATEGORIES[category][0])
     rejected = rng.choices((rng.choice(others), rng.choice(wanted), refusal), (45, 45, 10))[0]
-    return _pair([_user(question)], rng.choice(answers), rejected)
+    # Who it is, what it can do and who made it are the questions that are mixed up most.
+    near = [said[0] for said, _ in TALK if more_questions(said) and said != answers]
+    if more_questions(answers) and rng.random() < 0.6:
+        rejected = rng.choice(near)
+    return _pair([_user(question or _FIRST_QUESTION)], rng.choice(answers), rejected)
 
 
 def _refuse_or_help(rng: Random) -> PairRecord:

@@ -40,20 +40,23 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.05, "marks": 0.22, "spelling": 0.05, "sums": 0.03, "chat": 0.57,
+_SFT = {"text": 0.04, "drill": 0.05, "marks": 0.14, "spelling": 0.04, "sums": 0.04, "chat": 0.65,
         "long": 0.04}  # fmt: skip
 # The same for a last stage with documents longer than a sequence had before.
-_SFT_LONG = {"text": 0.12, "drill": 0.04, "marks": 0.1, "spelling": 0.03, "sums": 0.03,
-             "chat": 0.48, "long": 0.2}  # fmt: skip
+_SFT_LONG = {"text": 0.05, "novel": 0.15, "drill": 0.03, "marks": 0.08, "spelling": 0.02,
+             "sums": 0.03, "chat": 0.52, "long": 0.12}  # fmt: skip
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
 _TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0),
-          "chat": (0.08, 1.0), "long": (0.5, 1.0), "long text": (0.7, 1.0)}  # fmt: skip
+          "chat": (0.08, 1.0), "novel": (0.04, 1.0), "long": (0.5, 1.0),
+          "long text": (0.7, 1.0)}  # fmt: skip
 _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
 _NUM_NOVELS = 12
 _SAMPLE_RECORDS = 2000
 _NUM_PAIRS = 1500
 _SHORT_TOKENS = 1024  # what a sequence has until long texts come
+_NOVEL_CHARACTERS = 4  # of a novel, for each token
+_EQUALS, _SPACED_EQUALS, _IS, _COMMA = 29514, 1095, 1117, 29493  # in the v3 tokenizer
 _LINE_FEED = 781  # in the v3 tokenizer
 
 
@@ -229,16 +232,23 @@ def _draw(job: Job, rng: Random) -> Encoded:
     if job.kind == "marks":
         tokens = _encoder().document(make_marks(rng))
         return Encoded(kind="marks", tokens=tokens, mask=repeated_mask(tokens), time=time)
-    if job.kind in ("spelling", "sums"):
+    if job.kind == "sums":
+        tokens = _encoder().document(make_sums(rng))
+        return Encoded(kind="sums", tokens=tokens, mask=results_mask(tokens), time=time)
+    if job.kind in ("spelling", "novel"):
         tokens = _encoder().document(
-            make_spelling(rng) if job.kind == "spelling" else make_sums(rng)
-        )
+            make_spelling(rng) if job.kind == "spelling" else _novel(rng, job)
+        )[: job.longest]
         mask = np.ones(len(tokens), dtype=np.uint8)
         return Encoded(kind=job.kind, tokens=tokens, mask=mask, time=time)
     make = make_long if job.kind == "long" else make_conversation
     conversation = make(rng, _novels(job.data))
     tokens, mask = _encoder().conversation(conversation)
     return Encoded(kind=f"task {conversation.task}", tokens=tokens, mask=mask, time=time)
+
+
+def _novel(rng: Random, job: Job) -> str:
+    return _novels(job.data).piece(rng, "train", job.longest * _NOVEL_CHARACTERS).text
 
 
 def _encode_text(rng: Random, document: TextDocument, longest: int) -> Encoded:
@@ -264,6 +274,22 @@ def repeated_mask(tokens: Tokens) -> Mask:
     breaks = np.flatnonzero(tokens == _LINE_FEED)
     if len(breaks):
         mask[breaks[-1] + 1 :] = 1
+    return mask
+
+
+def results_mask(tokens: Tokens) -> Mask:
+    """Mark what stands between an equals sign (or "is") and the end of its line or a comma.
+
+    The numbers that are added up are random; learning them would cost more than the results.
+    """
+    mask = np.zeros(len(tokens), dtype=np.uint8)
+    is_result = False
+    for index, token in enumerate(tokens.tolist()):
+        mask[index] = is_result
+        if token in (_EQUALS, _SPACED_EQUALS, _IS):
+            is_result = True
+        elif token in (_LINE_FEED, _COMMA):
+            is_result = False
     return mask
 
 

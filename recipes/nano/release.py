@@ -34,6 +34,8 @@ STAGES = (
     "sft_end",
     "sft_marks",
     "sft_texts",
+    "sft_open",
+    "sft_novels",
     "dpo",
 )
 PICTURES = ("card.png", "perplexity.png")

@@ -112,4 +112,4 @@ def _ask(rng: Random, split: Split, asks: tuple[str, ...], act: str) -> str:
 
 
 def _draw(pool: WordPool, rng: Random, split: Split) -> str:
-    return rng.choice(pool.words(split) or pool.train)
+    return pool.draw(rng, split) if pool.words(split) else pool.draw(rng, "train")

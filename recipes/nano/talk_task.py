@@ -14,6 +14,7 @@ from talk_lines import (
     CAPITALS,
     CONDIMENT_FOLLOW_UPS,
     FACTS,
+    MORE_TALK,
     TALK,
     UNKNOWN_ANSWER,
     UNKNOWN_QUESTIONS,
@@ -38,6 +39,7 @@ _OPENINGS = (
 )  # fmt: skip
 _HELDOUT_OPENINGS = ("", "", "One question: ", "Dear nano, ", "Can you tell me this? ",
                      "I am curious. ", "Excuse me, ", "Before we begin: ", "Well. ")  # fmt: skip
+_OFTEN = 4  # times as often as other talk
 _CARD_WORDS = {
     "small demonstration": ["small", "demonstration"],
     "Hello": ["hello"],
@@ -89,15 +91,23 @@ def draw_greeting(rng: Random, split: Split) -> tuple[str, str]:
 
 
 def _talk(rng: Random) -> Conversation:
-    answers, questions = rng.choice(TALK)
+    weights = [_OFTEN if more_questions(answers) else 1 for answers, _ in TALK]
+    answers, questions = rng.choices(TALK, weights)[0]
     answer = _either(rng, rng.choice(answers))
     question = wording(rng, "train", questions)
+    if (more := more_questions(answers)) and rng.random() < 0.5:
+        question = rng.choice(more)
     if question.endswith(("?", ".")):
         question = draw_opening(rng) + question
     turns = [question, answer]
     if "lemon juice" in answer and rng.random() < 0.6:
         turns += rng.choice(CONDIMENT_FOLLOW_UPS)
     return dialogue(*turns, task="talk")
+
+
+def more_questions(answers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what training alone asks besides, of what the card asks for."""
+    return next((more for start, more in MORE_TALK.items() if answers[0].startswith(start)), ())
 
 
 def draw_opening(rng: Random) -> str:

@@ -18,7 +18,7 @@ from encoding import Encoder
 from fewshot_task import make_fewshot
 from json_task import make_json, make_json_follow_up
 from novels import Novels
-from passkey_task import make_passkey
+from passkey_task import make_passkey, make_passkeys
 from preferences import PairRecord, make_pair
 from rag_task import make_rag
 from reading_task import make_reading
@@ -37,25 +37,25 @@ def _without_novels(make: Callable[[Random, Split], Conversation]) -> Maker:
 
 MIX: tuple[tuple[Maker, float], ...] = (
     (make_passkey, 0.04),
-    (_without_novels(make_json), 0.15),
+    (_without_novels(make_json), 0.26),
     (_without_novels(make_json_follow_up), 0.03),
-    (_without_novels(make_fewshot), 0.13),
-    (_without_novels(make_tools), 0.12),
-    (_without_novels(make_no_tool), 0.07),
-    (_without_novels(make_tool_result), 0.04),
-    (make_reading, 0.08),
+    (_without_novels(make_fewshot), 0.16),
+    (_without_novels(make_tools), 0.11),
+    (_without_novels(make_no_tool), 0.05),
+    (_without_novels(make_tool_result), 0.03),
+    (make_reading, 0.1),
     (make_rag, 0.03),
-    (_without_novels(make_arithmetic), 0.07),
-    (_without_novels(make_words), 0.1),
-    (_without_novels(make_refusal), 0.07),
-    (_without_novels(make_twin), 0.1),
-    (_without_novels(make_talk), 0.13),
-    (_without_novels(make_code), 0.07),
+    (_without_novels(make_arithmetic), 0.05),
+    (_without_novels(make_words), 0.07),
+    (_without_novels(make_refusal), 0.08),
+    (_without_novels(make_twin), 0.13),
+    (_without_novels(make_talk), 0.14),
+    (_without_novels(make_code), 0.04),
 )
 """What is trained, with its share of the conversations."""
 _MULTI_TURN_SHARE = 0.12
 _GUARDED_SHARE = 0.05
-_LONG_TOKENS = (600, 1000, 1000, 2000, 3000, 4000)
+_LONG_TOKENS = (600, 900, 900, 2000, 3000, 3900)
 
 
 def make_conversation(rng: Random, novels: Novels) -> Conversation:
@@ -74,8 +74,11 @@ def make_conversation(rng: Random, novels: Novels) -> Conversation:
 
 
 def make_long(rng: Random, novels: Novels) -> Conversation:
-    """Draw a training conversation with a key in up to 4,000 tokens of a novel."""
-    return make_passkey(rng, "train", novels, num_tokens=rng.choice(_LONG_TOKENS), task="long")
+    """Draw a training conversation with keys in up to 3,900 tokens of a novel."""
+    tokens = rng.choice(_LONG_TOKENS)
+    if rng.random() < 0.7:
+        return make_passkeys(rng, novels, tokens)
+    return make_passkey(rng, "train", novels, num_tokens=tokens, task="long")
 
 
 def heldout_cases(seed: int, cases_per_task: int, novels: Novels) -> list[dict[str, Any]]:

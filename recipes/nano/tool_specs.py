@@ -115,12 +115,14 @@ def draw_tool(rng: Random, split: Split, *, thing: str = "") -> Tool:
 
 
 def _thing(rng: Random, split: Split) -> str:
-    pool = rng.choice((words.THINGS.words(split), words.KEYS.words(split), ()))
-    return rng.choice(pool) if pool else words.any_word(rng, split)
+    pool = rng.choice((words.THINGS, words.KEYS, None))
+    return pool.draw(rng, split) if pool else words.any_word(rng, split)
 
 
 def _question(rng: Random, split: Split, thing: str) -> Tool:
     attribute = rng.choice([word for word in words.KEYS.words(split) if word != thing])
+    if split == "train" and rng.random() < 0.5:
+        attribute = words.any_words(rng, split, 2)[0]
     verb = rng.choice(QUESTION_VERBS)
     key, schema, draw = rng.choice(
         (

@@ -23,6 +23,7 @@ Split = Literal["train", "heldout"]
 
 _FIRST_PIECE = 1027  # ids below are control tokens and single bytes
 _LOWER_CASE = re.compile(rb" [a-z]{3,}")
+_OPEN_SHARE = 0.5
 _CAPITALISED = re.compile(rb" [A-Z][a-z]{2,}")
 
 
@@ -40,14 +41,18 @@ class WordPool:
     """Words for training."""
     heldout: tuple[str, ...]
     """Words for held-out cases."""
+    is_open: bool = False
+    """Whether training draws half of the words from the whole vocabulary instead: who only ever
+    sees fifty foods learns to choose one of fifty, not to copy the one that is there."""
 
     @classmethod
-    def of(cls, text: str, separator: str | None = None) -> "WordPool":
+    def of(cls, text: str, separator: str | None = None, *, is_open: bool = False) -> "WordPool":
         """Split a text into words (or phrases between separators) and these into two halves."""
         words = dict.fromkeys(word.strip() for word in text.split(separator) if word.strip())
         return cls(
             train=tuple(word for word in words if not is_heldout(word)),
             heldout=tuple(word for word in words if is_heldout(word)),
+            is_open=is_open,
         )
 
     def words(self, split: Split) -> tuple[str, ...]:
@@ -56,12 +61,18 @@ class WordPool:
 
     def draw(self, rng: Random, split: Split) -> str:
         """Draw one word."""
+        if split == "train" and self.is_open and rng.random() < _OPEN_SHARE:
+            return _like(rng, self.train[0])
         return rng.choice(self.words(split))
 
     def sample(self, rng: Random, split: Split, count: int) -> list[str]:
         """Draw different words, at most as many as there are."""
         words = self.words(split)
-        return rng.sample(words, min(count, len(words)))
+        drawn = rng.sample(words, min(count, len(words)))
+        if split == "train" and self.is_open:
+            others = [_like(rng, word) if rng.random() < _OPEN_SHARE else word for word in drawn]
+            return others if len(set(others)) == len(others) else drawn
+        return drawn
 
 
 _SYLLABLES = """
@@ -101,7 +112,8 @@ FIRST_NAMES = WordPool.of(
     Ruby Russell Ruth Ryan Sally Sam Samantha Samuel Sandra Sara Sarah Scott Sean Sharon Sheila
     Shirley Simon Sofia Sophia Stanley Stella Stephen Steve Steven Stuart Susan Sylvia Ted Teresa
     Theo Theresa Thomas Tim Timothy Tina Todd Tom Tony Tracy Vera Vernon Victor Victoria Vincent
-    Violet Virginia Walter Wanda Warren Wayne Wendy William Willie Yvonne Zoe"""
+    Violet Virginia Walter Wanda Warren Wayne Wendy William Willie Yvonne Zoe""",
+    is_open=True,
 )
 
 LAST_NAMES = WordPool.of(
@@ -126,7 +138,8 @@ LAST_NAMES = WordPool.of(
     Shelton Silva Simmons Simpson Sims Smith Snyder Spencer Stanley Stephens Stevens Stewart Stone
     Sullivan Sutton Taylor Terry Thomas Thompson Torres Tucker Turner Vargas Vasquez Wade Wagner
     Walker Wallace Walsh Walters Ward Warren Washington Watkins Watson Watts Weaver Webb Weber Welch
-    Wells West Wheeler White Williams Williamson Willis Wilson Wood Woods Wright Young"""
+    Wells West Wheeler White Williams Williamson Willis Wilson Wood Woods Wright Young""",
+    is_open=True,
 )
 
 CITIES = WordPool.of(
@@ -144,6 +157,7 @@ CITIES = WordPool.of(
     Toronto, Toulouse, Trieste, Turin, Utrecht, Valencia, Vancouver, Venice, Verona, Vienna, Warsaw,
     Wellington, York, Zurich""",
     ",",
+    is_open=True,
 )
 
 STREETS = WordPool.of(
@@ -157,12 +171,14 @@ STREETS = WordPool.of(
     School, Silver, South, Spring, Station, Stone, Summer, Sunset, Temple, Tower, Union, Valley,
     Victoria, Walnut, Washington, Water, West, Willow, Windsor, Winter, Wood""",
     ",",
+    is_open=True,
 )
 
 COLOURS = WordPool.of(
     """red blue green yellow orange purple pink brown black white grey silver gold violet crimson
     scarlet turquoise beige ivory lime olive navy maroon cream copper bronze amber coral indigo
-    lavender mint peach plum ruby emerald tan teal charcoal"""
+    lavender mint peach plum ruby emerald tan teal charcoal""",
+    is_open=True,
 )
 
 ANIMALS = WordPool.of(
@@ -170,7 +186,8 @@ ANIMALS = WordPool.of(
     elephant monkey snake frog turtle parrot eagle owl crow swan fish shark whale dolphin seal crab
     spider bee ant butterfly deer camel donkey hamster lizard penguin zebra giraffe kangaroo pony
     otter badger hedgehog squirrel mole beaver moose buffalo leopard panther sparrow robin pigeon
-    canary toad snail salmon trout lobster"""
+    canary toad snail salmon trout lobster""",
+    is_open=True,
 )
 
 JOBS = WordPool.of(
@@ -178,7 +195,8 @@ JOBS = WordPool.of(
     pilot sailor soldier driver cook waiter plumber carpenter builder gardener librarian scientist
     chemist architect journalist photographer dentist tailor fisherman mechanic electrician judge
     banker student musician designer programmer translator secretary manager clerk guide barber
-    jeweller florist miner poet potter printer surgeon vet"""
+    jeweller florist miner poet potter printer surgeon vet""",
+    is_open=True,
 )
 
 FOODS = WordPool.of(
@@ -186,7 +204,8 @@ FOODS = WordPool.of(
     onion potato tomato carrot cabbage lettuce spinach bean pea corn mushroom apple pear banana
     orange lemon grape cherry peach plum melon strawberry apricot fig date nut almond olive egg
     bacon ham sausage chicken beef fish shrimp tea coffee juice chocolate cookie pie pancake
-    sandwich noodle yogurt jam"""
+    sandwich noodle yogurt jam""",
+    is_open=True,
 )
 
 THINGS = WordPool.of(
@@ -199,7 +218,8 @@ THINGS = WordPool.of(
     ticket newspaper camera radio engine ladder fence gate barn field farm market shop bank station
     island desert valley cave beach storm shadow dream story song dance garden wagon tent flag
     shelf drawer button needle thread ribbon jar kettle stove oven bench desk notebook pencil
-    ruler eraser scissors"""
+    ruler eraser scissors""",
+    is_open=True,
 )
 
 ADJECTIVES = WordPool.of(
@@ -207,7 +227,8 @@ ADJECTIVES = WordPool.of(
     cold warm cool dry wet clean dirty full empty open quiet loud soft hard smooth rough sharp
     sweet bitter sour fresh rich poor happy sad angry calm brave shy kind proud strong weak young
     bright dark early late easy simple strange common rare busy lazy clever wise gentle wild round
-    square deep"""
+    square deep""",
+    is_open=True,
 )
 
 HOBBIES = WordPool.of(
@@ -216,6 +237,7 @@ HOBBIES = WordPool.of(
     riding, rowing, baseball, basketball, golf, drawing, writing, sewing, baking, camping, skating,
     boxing, archery, fencing, surfing, yoga, poker, bowling, hockey, rugby""",
     ",",
+    is_open=True,
 )
 
 COUNTRIES = WordPool.of(
@@ -224,6 +246,7 @@ COUNTRIES = WordPool.of(
     Thailand, Australia, Canada, Mexico, Brazil, Chile, Peru, Argentina, Cuba, Russia, Ukraine,
     Hungary, Romania, Belgium, Iceland, Switzerland, Scotland, Wales, England""",
     ",",
+    is_open=True,
 )
 
 COMPANIES = WordPool.of(
@@ -233,6 +256,7 @@ COMPANIES = WordPool.of(
     Phoenix, Orion, Apex, Vertex, Pioneer, Liberty, Crystal, Diamond, Galaxy, Compass, Beacon,
     Anchor""",
     ",",
+    is_open=True,
 )
 
 KEYS = WordPool.of(
@@ -250,7 +274,8 @@ KEYS = WordPool.of(
     mentor nickname alias initials signature motto slogan anthem symbol emblem badge crest mascot
     breed species habitat diet lifespan colony herd nest shelter keeper collar leash vessel crew
     cargo anchor rudder mast engine fuel mileage gear axle tyre bumper licence permit visa
-    passport ticket coupon voucher receipt invoice order parcel courier depot warehouse shelf"""
+    passport ticket coupon voucher receipt invoice order parcel courier depot warehouse shelf""",
+    is_open=True,
 )
 KEY_QUALIFIERS = WordPool.of(
     """main first second last next home work total final start end old new own base test next_day
@@ -290,9 +315,13 @@ def digits(rng: Random, count: int) -> str:
 
 
 def key(rng: Random, split: Split) -> str:
-    """Draw the name of a field, such as ``vintage`` or ``main_sensor``; the whole name is held."""
+    """Draw the name of a field, such as ``vintage`` or ``main_sensor``; the whole name is held.
+
+    Half of those of training are any words of the vocabulary.
+    """
     while True:
-        name = rng.choice(KEYS.train + KEYS.heldout)
+        is_any = split == "train" and rng.random() < _OPEN_SHARE
+        name = any_word(rng, split) if is_any else rng.choice(KEYS.train + KEYS.heldout)
         if rng.random() < 0.35:
             qualifier = rng.choice(KEY_QUALIFIERS.train + KEY_QUALIFIERS.heldout)
             name = f"{qualifier}_{name}"
@@ -328,7 +357,13 @@ def vocabulary() -> tuple[str, ...]:
 @cache
 def capitalised_words() -> tuple[str, ...]:
     """Return the capitalised words of the tokenizer that are one piece, without held-out ones."""
-    return tuple(word for word in _whole_words(_CAPITALISED) if not is_heldout(word))
+    words = _whole_words(_CAPITALISED)
+    return tuple(w for w in words if not is_heldout(w) and w.lower() not in _UNKIND)
+
+
+def _like(rng: Random, word: str) -> str:
+    """Draw a word of the training half, with a capital if the given one has one."""
+    return rng.choice(capitalised_words()) if word[0].isupper() else any_word(rng, "train")
 
 
 def _whole_words(pattern: re.Pattern[bytes]) -> list[str]:

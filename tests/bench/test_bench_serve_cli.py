@@ -72,7 +72,7 @@ URL = ("--url", "http://127.0.0.1:9/v1")
         ([*URL, "--endpoint", "embeddings"], 2, "endpoint is 'embeddings'"),
         ([*URL, "--endpoint", "chat", "--prompt-form", "ids"], 2, "prompt_form is 'ids'"),
         ([*URL, "--prompt-form", "words"], 2, "prompt_form is 'words'"),
-        ([*URL, "--prompts", "no-such-file"], 1, "no-such-file"),
+        ([*URL, "--prompts", "no-such-file"], 2, "no-such-file"),
         ([*URL, "--shared-prefix-tokens", "64"], 2, "shared_prefix_tokens is 64"),
         ([*URL, "--extra-body", "[1]"], 2, "extra_body is '[1]'"),
         ([*URL, "--extra-body", "{"], 2, "which is not JSON"),

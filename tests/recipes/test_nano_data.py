@@ -21,7 +21,7 @@ import tasks  # isort: skip
 import words  # isort: skip
 from conversation import Conversation, answer_text, dialogue  # isort: skip
 from corpus import TextDocument  # isort: skip
-from encoding import Encoder  # isort: skip
+from encoding import EOS_ID, Encoder  # isort: skip
 from novels import sample_novels  # isort: skip
 
 
@@ -157,6 +157,15 @@ def _counted(halves: tuple[list[str], list[str]]) -> tuple[Counter[str], Counter
 def _num_different(counts: tuple[Counter[str], Counter[str]]) -> int:
     one, two = counts
     return ((one - two) + (two - one)).total()
+
+
+def test_of_sums_only_the_results_are_learned() -> None:
+    encoder = Encoder()
+    for text, learned in (("3+4=7\n12 + 1 = 13", "7\n 13"), ("5 is 6, 8 is 9", " 6, 9")):
+        tokens = encoder.document(text)
+        kept = tokens[prepare.results_mask(tokens) == 1].tolist()
+        assert kept[-1] == EOS_ID
+        assert encoder.decode(kept[:-1]).split() == learned.split()
 
 
 def test_spelling_pages_spell_right() -> None:

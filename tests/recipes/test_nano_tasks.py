@@ -23,6 +23,7 @@ import words_task  # isort: skip
 from conversation import Conversation  # isort: skip
 from known_tools import KNOWN_TOOLS  # isort: skip
 from novels import sample_novels  # isort: skip
+from talk_lines import MORE_TALK, TALK  # isort: skip
 from words import Split, WordPool, is_heldout  # isort: skip
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -148,6 +149,33 @@ def test_passkeys_stand_once_in_the_text(split: Split) -> None:
         assert 1 <= len(re.findall(rf"\b{key}\b", text)) <= 2
         if split == "heldout":
             assert is_heldout(key)
+
+
+def test_every_one_of_several_passkeys_stands_in_the_text_and_no_heldout_question_does() -> None:
+    rng = Random(21)
+    held = {question for question in passkey_task.QUESTIONS if is_heldout(question)}
+    assert held
+    for _ in range(60):
+        made = passkey_task.make_passkeys(rng, sample_novels(), 700)
+        turns = [str(message["content"]) for message in made.messages]
+        assert len(turns) >= 2
+        assert len({*turns[1::2]}) == len(turns) // 2
+        for answer in turns[1::2]:
+            assert re.search(rf"\b{answer}\b", turns[0])
+            assert not is_heldout(answer)
+        for name in passkey_task.NAMES:
+            assert not {*turns[2::2]} & {question.format(n=name) for question in held}
+
+
+def test_open_pools_draw_words_outside_of_their_list_for_training_alone() -> None:
+    for pool in (words.FOODS, words.CITIES, words.KEYS):
+        rng = Random(22)
+        trained = {pool.draw(rng, "train") for _ in range(400)}
+        trained |= {word for _ in range(100) for word in pool.sample(rng, "train", 3)}
+        assert len(trained - {*pool.train}) > 100
+        assert not any(is_heldout(word) for word in trained)
+        assert len({word[0].isupper() for word in trained}) == 1
+        assert {pool.draw(rng, "heldout") for _ in range(200)} <= {*pool.heldout}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -284,6 +312,17 @@ def test_heldout_twins_and_refusals_have_guard_rail_text() -> None:
             safe_task.make_twin(rng, "heldout"),
         ):
             assert made.safe_prompt or made.messages[0]["role"] == "system"
+
+
+def test_more_questions_about_nano_are_for_known_answers_and_none_is_a_heldout_one() -> None:
+    known = {answers[0] for answers, _ in TALK}
+    asked_for = [question for _, questions in TALK for question in questions]
+    held = {question.lower() for question in asked_for if is_heldout(question)}
+    assert held
+    for start, more in MORE_TALK.items():
+        assert sum(answer.startswith(start) for answer in known) == 1
+        assert len(set(more)) == len(more)
+        assert not {question.lower() for question in more} & held
 
 
 def test_nano_says_that_it_is_a_small_demonstration_model() -> None:

@@ -36,7 +36,7 @@ def read_fields(source: str, class_name: str) -> dict[str, FieldDoc]:
         class_name: A dataclass in that file.
 
     >>> read_fields("engine/sampling_params.py", "SamplingParams")["seed"].doc
-    'Same seed, same tokens; None draws a fresh seed.'
+    'Same seed, same tokens; left out, a fresh seed is drawn.'
     """
     tree = ast.parse((_PACKAGE / source).read_text(encoding="utf-8"))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
