@@ -2,6 +2,7 @@
 
 from mixtral.train.recipe import TrainRecipe
 from mixtral.train.recipe_file import read_recipe
-from mixtral.train.trainer import StepMetrics, Trainer
+from mixtral.train.step_metrics import StepMetrics
+from mixtral.train.trainer import Trainer
 
 __all__ = ["StepMetrics", "TrainRecipe", "Trainer", "read_recipe"]

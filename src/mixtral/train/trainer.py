@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,47 +38,13 @@ from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import STATE_FILE, RunFolder
 from mixtral.train.run_identity import RunIdentity, settings_in_use, settings_of
 from mixtral.train.shards import local_rows, local_shard
+from mixtral.train.step_metrics import StepMetrics
 from mixtral.train.train_log import TrainLog
 
 if TYPE_CHECKING:
     from mixtral.train.sharded_state import ShardedState
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepMetrics:
-    """Numbers of one optimizer step."""
-
-    step: int
-    """Index of the step, from 0."""
-    loss: float
-    """Loss of the stage: nats per token, or per preference pair."""
-    load_balancing_loss: float
-    """1 when all experts get the same load."""
-    z_loss: float
-    """Mean squared log-partition of the routers."""
-    grad_norm: float
-    """Norm of the gradient before clipping."""
-    learning_rate: float
-    """Rate of this step."""
-    seconds: float
-    """Time of this step, without measurements on held-out data."""
-    num_tokens: int
-    """Tokens that ran, over all processes."""
-    tokens_per_s: float
-    """Training tokens per second of this step."""
-    flops_use: float
-    """Share of the machine's matrix arithmetic that the step's mathematics needed, 0 to 1."""
-    extra: Mapping[str, float] = field(default_factory=dict)
-    """Further means of the stage."""
-    valid: Mapping[str, float] | None = None
-    """Means over the held-out data, where this step measured them."""
-
-    @property
-    def valid_loss(self) -> float | None:
-        """Held-out loss, where this step measured it."""
-        return None if self.valid is None else self.valid.get("loss")
 
 
 @contextmanager
