@@ -40,7 +40,7 @@ from mixtral.eval.cases import fill
 
 PairRecord = dict[str, Any]
 _WHAT_WAS_ASKED_SHARE, _REFUSE_SHARE = 0.38, 0.25  # of training, before the shares of all
-_FIRST_QUESTION = "Who are you?"
+_FIRST_QUESTION, _FIRST_SHARE = "Who are you?", 0.08  # what everybody asks first
 _CHATTER = ("Sure! ", "Of course. ", "Here it is: ", "The answer is ", "I think it is ", "OK: ")
 _HELPING = (
     "Sure. First get what you need, then do it step by step.", "Yes, that is easy. Here is how.",
@@ -68,9 +68,10 @@ def _what_was_asked(rng: Random) -> PairRecord:
     # Who nano is can be asked in the most ways, so it is asked most.
     answers, questions = rng.choices(TALK, [len(questions) for _, questions in TALK])[0]
     question = wording(rng, "train", questions)
-    if rng.random() < 0.08:  # what everybody asks first, as it is
-        answers, question = next(entry for entry in TALK if _FIRST_QUESTION in entry[1])[0], ""
-    if question.endswith(("?", ".")):
+    if rng.random() < _FIRST_SHARE:  # as it is, without an opening
+        answers = next(said for said, asked in TALK if _FIRST_QUESTION in asked)
+        question = _FIRST_QUESTION
+    elif question.endswith(("?", ".")):
         question = draw_opening(rng) + question
     others = [answer for said, _ in TALK for answer in said if answer not in answers]
     category = rng.choice(sorted(CATEGORIES))
@@ -79,10 +80,11 @@ def _what_was_asked(rng: Random) -> PairRecord:
     refusal = KIND.format(CATEGORIES[category][0])
     rejected = rng.choices((rng.choice(others), rng.choice(wanted), refusal), (45, 45, 10))[0]
     # Who it is, what it can do and who made it are the questions that are mixed up most.
-    near = [said[0] for said, _ in TALK if more_questions(said) and said != answers]
     if more_questions(answers) and rng.random() < 0.6:
-        rejected = rng.choice(near)
-    return _pair([_user(question or _FIRST_QUESTION)], rng.choice(answers), rejected)
+        rejected = rng.choice(
+            [said[0] for said, _ in TALK if more_questions(said) and said != answers]
+        )
+    return _pair([_user(question)], rng.choice(answers), rejected)
 
 
 def _refuse_or_help(rng: Random) -> PairRecord:

@@ -43,9 +43,9 @@ def chat_router(service: Service) -> APIRouter:
                     has_logprobs=bool(fields.logprobs),
                     has_routing=bool(fields.routing),
                 ),
+                prompt_tokens=[len(built.prompt_token_ids)],
                 # Last: what fails above must not leave a request at the engine.
                 source=submit(service.llm, [built], max_tokens=max_tokens),
-                prompt_tokens=[len(built.prompt_token_ids)],
                 n=built.params.n,
                 is_stream=bool(fields.stream),
                 include_usage=bool(fields.stream_options and fields.stream_options.include_usage),

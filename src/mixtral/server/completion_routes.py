@@ -49,9 +49,9 @@ def completion_router(service: Service) -> APIRouter:
                     has_logprobs=fields.logprobs is not None,
                     has_routing=bool(fields.routing),
                 ),
+                prompt_tokens=[len(prompt.prompt_token_ids) for prompt in built],
                 # Last: what fails above must not leave a request at the engine.
                 source=submit(service.llm, built, max_tokens=fields.max_tokens),
-                prompt_tokens=[len(prompt.prompt_token_ids) for prompt in built],
                 n=n,
                 is_stream=bool(fields.stream),
                 include_usage=bool(fields.stream_options and fields.stream_options.include_usage),

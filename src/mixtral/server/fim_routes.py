@@ -39,9 +39,9 @@ def fim_router(service: Service) -> APIRouter:
                 renderer=ChatRenderer(
                     model=fields.model, tokenizer=service.llm.tokenizer, is_stream=is_stream
                 ),
+                prompt_tokens=[len(built.prompt_token_ids)],
                 # Last: what fails above must not leave a request at the engine.
                 source=submit(service.llm, [built], max_tokens=fields.max_tokens),
-                prompt_tokens=[len(built.prompt_token_ids)],
                 n=built.params.n,
                 is_stream=is_stream,
                 include_usage=bool(fields.stream_options and fields.stream_options.include_usage),

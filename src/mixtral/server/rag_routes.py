@@ -147,9 +147,9 @@ async def _ask(request: Request, fields: RagAskRequest, service: Service) -> Res
         request,
         Generation(
             renderer=RagRenderer(settings, prompt, fields.question),
+            prompt_tokens=[len(built.prompt_token_ids)],
             # Last: what fails above must not leave a request at the engine.
             source=submit(service.llm, [built], max_tokens=built.params.max_tokens),
-            prompt_tokens=[len(built.prompt_token_ids)],
             is_stream=is_stream,
             include_usage=is_stream,
             opening=passages_json(prompt.passages),

@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import safetensors
@@ -87,13 +87,7 @@ def add_reference(
         scored = answer_sums(score(here.batch, here.targets), here).float().cpu()
         if scale:  # else another process scores them, and this one keeps step with it
             table[rows] = scored
-        is_broken = not scored.isfinite().all()
-        if context.any_true(bool(is_broken)):
-            where = f"pair {rows[0]} (counted from 0) or one after it" if is_broken else "pairs"
-            raise ConfigError(
-                f"the reference model gives preference {where} no finite log-prob; its weights are "
-                "broken. Start from another model."
-            )
+        _require_finite(scored, rows, context)
         table = _shared(table, context)
         _tell(on_progress, table)
         if context.is_main and time.monotonic() - saved_at > _SAVE_EVERY_S:
@@ -103,6 +97,16 @@ def add_reference(
         cache.write(table)
     pairs.reference = table
     return cache.path
+
+
+def _require_finite(scored: Tensor, rows: Sequence[int], context: ParallelContext) -> None:
+    is_broken = not scored.isfinite().all()
+    if context.any_true(is_broken):
+        where = f"pair {rows[0]} (counted from 0) or one after it" if is_broken else "pairs"
+        raise ConfigError(
+            f"the reference model gives preference {where} no finite log-prob; its weights are "
+            "broken. Start from another model."
+        )
 
 
 def _shared(table: Tensor, context: ParallelContext) -> Tensor:

@@ -89,15 +89,16 @@ class Trainer:
         self.recipe = recipe
         self.stage = stage
         self.context = context or ParallelContext(torch_device(recipe.device))
-        in_use = settings_in_use(recipe, self.context)
-        self._settings = json.dumps(settings_of(recipe, stage, in_use), sort_keys=True)
+        self._in_use = settings_in_use(recipe, self.context)
+        self._settings = json.dumps(settings_of(recipe, stage, self._in_use), sort_keys=True)
         self.context.require_same(self._settings, "the recipe")
         self._first = make_model(recipe, is_split=self.context.world_size > 1)
         self.model = self._first.model.train()
         self.config = self.model.config
         self.objective = make_objective(recipe, stage, self._first, self.context, on_progress)
         self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
-        self.context.require_enough(len(self.objective.step(0)))
+        micros = self.objective.step(0)
+        self.context.require_enough(len(micros))
         self._warn_of_settings()
         if recipe.activation_checkpointing:
             checkpoint_activations(self.model)
@@ -107,7 +108,7 @@ class Trainer:
             self._adapter = lora_adapter(self.model, base_model=self._first.source.name)
         self._dtype = self.model.dtype  # of the computation; a split model is kept in float32
         self.context.shard(self.model, self._dtype)
-        with _told_of_memory(self.objective.step(0)):
+        with _told_of_memory(micros):
             self.objective.prepare()
         self.context.reshard(self.model)
         self.optimizer = MasterAdamW(self.model, recipe, self.context)
@@ -364,9 +365,8 @@ class Trainer:
         if self.context.is_main:
             for folder in (self.folder.path / "best", self.result):
                 recover_result(folder)
-            in_use = settings_in_use(self.recipe, self.context)
             start = self._first.source.folder
-            identity = RunIdentity.of(self.recipe, self.stage, start, in_use)
+            identity = RunIdentity.of(self.recipe, self.stage, start, self._in_use)
             self.folder.claim(identity, None if state is None else state["recipe"])
             self.folder.drop_log_past(step)
         if state is None:
