@@ -67,6 +67,22 @@ def test_a_run_goes_on_from_its_messages() -> None:
     assert model.asked[0].messages == question
 
 
+def test_system_text_of_an_earlier_run_is_not_said_again() -> None:
+    model = ScriptedModel(says("2."), says("3."), says("4."), says("5."))
+    agent = Agent(model, [add], system="Be exact.")
+    run = agent.run("1 + 1?")
+    for _ in range(2):
+        run = agent.run([*run.messages, {"role": "user", "content": "And one more?"}])
+        roles = [message["role"] for message in run.messages]
+        assert roles.count("system") == 1
+    assert roles[:2] == ["system", "user"]
+    # Another text of the conversation's own stands behind the agent's.
+    other = {"role": "system", "content": "Be brief."}
+    agent.run([other, {"role": "user", "content": "?"}])
+    asked = model.asked[-1].messages
+    assert [message["content"] for message in asked] == ["Be exact.", "Be brief.", "?"]
+
+
 def test_parallel_calls_run_at_once_and_results_keep_their_order() -> None:
     meeting = threading.Barrier(3)
 

@@ -30,6 +30,11 @@ def test_arguments_may_share_a_line_name_a_type_and_go_on_below() -> None:
     }
 
 
+def test_type_in_an_entry_may_have_parentheses() -> None:
+    docs = read_docstring("Add.\n\nArgs:\n    a: One.\n    b (tuple(int, str)): Two (of: 3).\n")
+    assert docs.arguments == {"a": "One.", "b": "Two (of: 3)."}
+
+
 def test_no_docstring_says_nothing() -> None:
     docs = read_docstring(None)
     assert docs.text == ""

@@ -2,6 +2,8 @@
 
 import asyncio
 import enum
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -172,6 +174,17 @@ def any_names(**names: int) -> int:
 
 def no_hint(city) -> str:  # type: ignore[no-untyped-def]
     return str(city)
+
+
+def without_a_limit(low: float = -math.inf, high: float | None = math.nan) -> str:
+    return f"{low} {high}"
+
+
+def test_default_that_json_has_no_form_for_is_kept_out_of_the_schema() -> None:
+    tool = function_tool(without_a_limit)
+    assert "default" not in json.dumps(tool.parameters)
+    assert "required" not in tool.parameters
+    assert tool.run(tool.checked({})) == "-inf nan"
 
 
 def by_position(city: str, /) -> str:

@@ -14,7 +14,7 @@ from mixtral.errors import (
     InvalidRequest,
     QueueFull,
 )
-from tests.agent.scripted import calls, says, scripted_server
+from tests.agent.scripted import calls, completion, says, scripted_server
 
 
 def add(a: int, b: int) -> int:
@@ -66,6 +66,7 @@ def test_settings_that_differ_from_their_defaults_are_sent() -> None:
         (500, [1], EngineError),
         (200, {"choices": []}, EngineError),
         (200, [1], EngineError),
+        (200, {**completion(says("Hello.")), "usage": {"prompt_tokens": 1e999}}, EngineError),
     ],
 )
 def test_answers_that_are_none_are_errors(status: int, body: Any, kind: type[Exception]) -> None:
@@ -85,6 +86,45 @@ def test_calls_of_other_servers_are_understood() -> None:
     assert run.steps[0].text == "Let me see."
     assert run.calls[0].result == "2"
     assert len(run.calls[0].id) == 9
+
+
+def test_half_of_a_surrogate_pair_becomes_a_replacement_character() -> None:
+    call = {"id": "a\ud83d", "function": {"name": "add\udc00", "arguments": '{"a": "\ud83d"}'}}
+    message = {"content": "so \ud83d", "tool_calls": [call]}
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    with scripted_server((200, body), says("2.")) as server:
+        run = Agent(HttpModel(server.url, model="nano"), [add]).run("1 + 1?")
+    assert run.steps[0].text == "so \ufffd"
+    assert run.calls[0].name == "add\ufffd"
+    assert run.calls[0].arguments == '{"a": "\ufffd"}'
+    assert run.calls[0].id == "a\ufffd"
+    assert run.text == "2."
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "secret\n", " secret", "", "a\x00b"])
+def test_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match="the API key cannot be sent") as caught:
+        HttpModel("http://127.0.0.1:1", model="nano", api_key=key)
+    assert not key.strip() or key.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["\ud83d", float("nan"), object()])
+def test_conversations_that_json_cannot_hold_are_refused(content: object) -> None:
+    question = [{"role": "user", "content": content}]
+    with scripted_server() as server, pytest.raises(InvalidRequest, match="cannot be written"):
+        Agent(HttpModel(server.url, model="nano")).run(question)
+
+
+def test_call_that_is_asked_for_without_tools_is_refused() -> None:
+    with scripted_server() as server, pytest.raises(InvalidRequest, match="there are no tools"):
+        Agent(HttpModel(server.url, model="nano"), tool_choice="any").run("Hello?")
+
+
+@pytest.mark.parametrize("timeout_s", [1e7, 1e300])
+def test_limit_longer_than_a_socket_can_wait_is_taken(timeout_s: float) -> None:
+    with scripted_server(says("Hello.")) as server:
+        run = Agent(HttpModel(server.url, model="nano"), timeout_s=timeout_s).run("Hello?")
+    assert run.text == "Hello."
 
 
 def test_slow_server_ends_the_run_and_not_the_program() -> None:

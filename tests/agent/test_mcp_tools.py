@@ -1,6 +1,7 @@
 """Tools of a real MCP server in a process of its own."""
 
 import json
+import math
 import os
 import sys
 import threading
@@ -14,11 +15,15 @@ import uvicorn
 
 pytest.importorskip("mcp", reason="the extra agent is not installed")
 
+import mcp
+from mcp.types import CallToolResult
+
 from mixtral.agent import Agent, McpTools, ToolError
 from mixtral.errors import ConfigError
 from tests.agent.scripted import ScriptedModel, calls, says
 
 SERVER = [sys.executable, str(Path(__file__).with_name("mcp_server.py"))]
+ODD_SERVER = [sys.executable, str(Path(__file__).with_name("odd_mcp_server.py"))]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,69 @@ def test_leaving_the_context_ends_the_server() -> None:
     assert tools.tools == []
     with pytest.raises(ToolError, match="MCP server failed"):
         add.run({"a": 1, "b": 1})
+
+
+def test_call_that_takes_too_long_timed_out_and_the_server_is_told() -> None:
+    with McpTools(ODD_SERVER, timeout_s=300, call_timeout_s=0.1) as tools:
+        model = ScriptedModel(calls(("hang", {})), calls(("seen", {})), says("Oh."))
+        run = Agent(model, tools.tools).run("Try.")
+    assert [call.status for call in run.calls] == ["timeout", "ok"]
+    assert "gave no result in time" in json.loads(run.calls[0].result)["error"]
+    assert run.calls[1].result.split()[-2:] == ["notifications/cancelled", "tools/call"]
+
+
+@pytest.mark.parametrize(("given_s", "expected_s"), [(None, math.inf), (90.0, 90.0)])
+def test_time_of_a_call_is_not_the_time_of_the_start(
+    monkeypatch: pytest.MonkeyPatch, given_s: float | None, expected_s: float
+) -> None:
+    limits: list[float | None] = []
+
+    async def call_tool(
+        client: object, name: str, arguments: object, read_timeout_seconds: float | None = None
+    ) -> CallToolResult:
+        limits.append(read_timeout_seconds)
+        return CallToolResult(content=[])
+
+    monkeypatch.setattr(mcp.Client, "call_tool", call_tool)
+    with McpTools(ODD_SERVER, timeout_s=60, call_timeout_s=given_s) as tools:
+        tools.tools[0].run({})
+    assert limits == [expected_s]
+
+
+def test_leaving_the_context_ends_a_call_without_a_limit() -> None:
+    failed: list[ToolError] = []
+
+    def call() -> None:
+        try:
+            tools.tools[0].run({})
+        except ToolError as error:
+            failed.append(error)
+
+    with McpTools(ODD_SERVER, timeout_s=300) as tools:
+        thread = threading.Thread(target=call)
+        seen = tools.tools[1]
+        thread.start()
+        while "tools/call" not in seen.run({}).split()[:-1]:
+            pass
+    thread.join(timeout=10)
+    assert len(failed) == 1
+
+
+def test_list_of_tools_without_an_end_is_given_up() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"cannot be used: (it did not list|Request .* timed out)"),
+        McpTools([*ODD_SERVER, "pages"], timeout_s=0.8),
+    ):
+        pass
+
+
+def test_server_that_does_not_list_its_tools_is_one_line() -> None:
+    with (
+        pytest.raises(ConfigError, match="cannot be used: no such method") as caught,
+        McpTools([*ODD_SERVER, "no-list"], timeout_s=300),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -135,3 +203,5 @@ def test_arguments_that_do_not_go_together_are_refused() -> None:
         McpTools("  ")
     with pytest.raises(ConfigError, match="cannot be split"):
         McpTools("server 'open")
+    with pytest.raises(ConfigError, match="call_timeout_s is 0; it must be"):
+        McpTools("server", call_timeout_s=0)

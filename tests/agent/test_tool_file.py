@@ -68,6 +68,9 @@ def test_all_says_which_whatever_their_docstrings(tmp_path: Path) -> None:
         ("import sys\nsys.exit(1)\n", "could not be run: SystemExit: 1"),
         ("__all__ = ['gone']\n", "lists 'gone', which the file does not define"),
         ("def f(x):\n    'Doc.'\n", "f has no type hint for x"),
+        ("def f(): ...\n__all__ = [f]\n", r"__all__ of .* is \[<function f .*list of names"),
+        ("__all__ = 5\n", "__all__ of .* is 5; it must be a list of names, each in quotes"),
+        ("__all__ = 'f'\n", "is 'f'; it must be a list of names"),
     ],
 )
 def test_files_that_cannot_be_used_say_why(tmp_path: Path, text: str, expected: str) -> None:
@@ -80,6 +83,22 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path, text: str, expected: 
         and "raise" in text
         for name in sys.modules
     )
+
+
+def test_line_of_an_error_is_told_for_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools.py").write_text("x = 1\nraise ValueError('no')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"ValueError: no \(line 2\)"):
+        load_functions(Path("tools.py"))
+
+
+def test_line_of_an_error_is_that_of_the_file_and_not_of_what_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "broken_neighbour.py").write_text("a = 1\nb = 2\nc = 3\ndef (:\n")
+    (tmp_path / "tools.py").write_text("x = 1\nimport broken_neighbour\n")
+    with pytest.raises(ConfigError, match=r"SyntaxError: .* \(line 2\)"):
+        load_functions(tmp_path / "tools.py")
 
 
 def test_missing_and_other_files_are_refused(tmp_path: Path) -> None:

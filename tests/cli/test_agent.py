@@ -1,10 +1,15 @@
 """``mixtral agent``: tools of a file, a scripted server in the place of the model."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from mixtral.errors import ConfigError
 from tests.agent.scripted import calls, says, scripted_server
 from tests.cli.conftest import Run
 
@@ -16,6 +21,20 @@ def add(a: int, b: int) -> int:
 
 def helper(x: int) -> int:
     return x
+'''
+
+
+STOP = '''
+import signal
+import threading
+
+def stop() -> None:
+    """Press Ctrl-C once the other call has ended, and go on."""
+    for thread in threading.enumerate():
+        if thread.name == "tool add":
+            thread.join()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Event().wait(10)
 '''
 
 
@@ -64,6 +83,121 @@ def test_trace_of_a_run_that_failed_holds_what_was_done(
     assert [call["status"] for call in values["steps"][0]["calls"]] == ["ok"]
 
 
+def test_ctrl_c_among_calls_leaves_a_trace_of_them(run: Run, tools: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "run.json"
+    tools.write_text(TOOLS + STOP)
+    turn = calls(("add", {"a": 2, "b": 3}), ("stop", {}))
+    with scripted_server(turn) as server:
+        options = ("--server", server.url, "--tools", tools, "--trace", trace)
+        result = run("agent", *options, "2 + 3?")
+    assert result.exit_code == 130
+    values = json.loads(trace.read_text())
+    assert values["finish_reason"] == "error"
+    made = [(call["name"], call["status"]) for call in values["steps"][0]["calls"]]
+    assert made == [("add", "ok"), ("stop", "interrupted")]
+
+
+def full_disk(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", ".run.json.1234.tmp")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_answer_is_printed_where_its_trace_cannot_be_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("mixtral.cli.agent.write_whole", full_disk)
+    trace = tmp_path / "run.json"
+    with scripted_server(says("It is 5.")) as server:
+        result = run("agent", "--server", server.url, "--trace", trace, *form, "2 + 3?")
+    assert result.exit_code == 1
+    assert "It is 5." in result.stdout
+    last = result.stderr.splitlines()[-1]
+    assert last == f"error: the trace could not be written to {trace}: No space left on device."
+
+
+def test_error_of_a_run_is_told_where_its_trace_cannot_be_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixtral.cli.agent.write_whole", full_disk)
+    with scripted_server((500, {})) as server:
+        result = run("agent", "--server", server.url, "--trace", tmp_path / "run.json", "?")
+    assert result.exit_code == 1
+    assert "the trace could not be written" in result.stderr
+    assert "answered 500" in result.stderr.splitlines()[-1]
+
+
+def test_answer_with_half_of_a_surrogate_pair_is_printed_and_traced(
+    run: Run, tmp_path: Path
+) -> None:
+    trace = tmp_path / "run.json"
+    with scripted_server(says("so \ud83d")) as server:
+        result = run("agent", "--server", server.url, "--trace", trace, "?")
+    assert (result.exit_code, result.stdout) == (0, "so \ufffd\n")
+    assert json.loads(trace.read_text())["text"] == "so \ufffd"
+
+
+def test_trace_does_not_replace_a_folder_or_device(run: Run, tmp_path: Path) -> None:
+    for trace in (tmp_path, os.devnull):
+        result = run("agent", "--server", "http://127.0.0.1:1", "--trace", trace, "?")
+        assert result.exit_code == 2
+        assert f"--trace is {trace}, a folder or device" in result.stderr.splitlines()[-1]
+
+
+def test_limit_of_calls_is_given_to_mcp_servers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def refuse(server: str, **arguments: object) -> None:
+        given.update(arguments)
+        raise ConfigError("no server here")
+
+    monkeypatch.setattr("mixtral.agent.McpTools", refuse)
+    options = ("--server", "http://127.0.0.1:1", "--mcp", "t=server", "--call-timeout", "90")
+    assert run("agent", *options, "?").exit_code == 2
+    assert given == {"prefix": "t", "call_timeout_s": 90}
+
+
+def test_what_a_program_of_a_tool_prints_is_no_answer(tools: Path) -> None:
+    tools.write_text(
+        """
+import subprocess, sys
+
+def greet() -> str:
+    "Greet."
+    subprocess.run([sys.executable, "-Sc", "print('from a program')"], check=True)
+    return "greeted"
+"""
+    )
+    with scripted_server(calls(("greet", {})), says("Done.")) as server:
+        program = [sys.executable, "-c", "from mixtral.cli.main import main; main()", "agent"]
+        command = [*program, "--server", server.url, "--tools", tools, "Greet."]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "Done.\n"
+    assert "from a program" in done.stderr
+
+
+def test_edit_that_a_check_stumbles_over_may_be_typed_again(run: Run, tools: Path) -> None:
+    tools.write_text(
+        """
+from typing import Annotated
+from pydantic import AfterValidator
+
+def picky(number: int) -> int:
+    return 10 // number  # ZeroDivisionError is none that pydantic expects.
+
+def divide(number: Annotated[int, AfterValidator(picky)]) -> int:
+    "Divide."
+    return number
+"""
+    )
+    typed = 'e\n{"number": 0}\ne\n{"number": 5}\ny\n'
+    with scripted_server(calls(("divide", {"number": 1})), says("Done.")) as server:
+        options = ("--server", server.url, "--tools", tools, "--confirm", "--json")
+        result = run("agent", *options, "Divide.", input=typed)
+    assert result.exit_code == 0, result.stderr
+    assert "cannot be checked: ZeroDivisionError" in result.stderr
+    assert json.loads(result.stdout)["steps"][0]["calls"][0]["result"] == "2"
+
+
 def test_confirmation_asks_edits_and_refuses(run: Run, tools: Path) -> None:
     turn = calls(("add", {"a": 1, "b": 1}), ("add", {"a": 2, "b": 2}), ("add", {"a": 3, "b": 3}))
     # Yes; no; what is neither, then an edit that does not suit the tool, and one that does.
@@ -103,6 +237,9 @@ def test_escape_sequences_of_a_call_do_not_reach_the_terminal(run: Run, tools: P
         (("--max-steps", "0", "?"), "--max-steps is 0"),
         (("--timeout", "0", "?"), "--timeout is 0; it must be above 0"),
         (("--call-timeout", "-1", "?"), "--call-timeout is -1; it must be above 0"),
+        (("--timeout", "nan", "?"), "--timeout is nan; it must be above 0, and finite"),
+        (("--call-timeout", "inf", "?"), "--call-timeout is inf; it must be above 0, and finite"),
+        (("--api-key", "schlüssel", "?"), "the API key cannot be sent"),
         (("--mcp", "no-such-program-at-all", "?"), "No such file or directory"),
     ],
 )

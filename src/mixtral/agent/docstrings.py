@@ -15,7 +15,7 @@ _SECTION = re.compile(
     r"Notes|Raises|References|Return|Returns|See Also|Todo|Warning|Warnings|Warns|Yield|Yields):"
 )
 _ARGUMENTS = frozenset({"Args", "Arguments", "Parameters", "Keyword Args", "Keyword Arguments"})
-_ENTRY = re.compile(r"(\w+(?:, \w+)*)\s*(?:\([^)]*\))?:\s*(.*)")
+_ENTRY = re.compile(r"(\w+(?:, \w+)*)\s*(?:\(.*?\))?:\s*(.*)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

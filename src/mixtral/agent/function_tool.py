@@ -16,6 +16,7 @@ dataclasses, models within models. Functions with ``async def`` run in an event 
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError
 
 from mixtral.agent.docstrings import read_docstring
 from mixtral.agent.short_schema import short_schema
@@ -37,6 +39,15 @@ class _Schema(GenerateJsonSchema):
     """Leaves a default that JSON cannot spell out of the schema, where pydantic also warns."""
 
     ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default"})  # type: ignore[assignment]
+
+    def encode_default(self, dft: Any) -> Any:
+        """Return a default as JSON; infinity and NaN have no form in it."""
+        encoded = super().encode_default(dft)
+        try:
+            json.dumps(encoded, allow_nan=False)
+        except ValueError as error:
+            raise PydanticSerializationError(f"{error}") from None
+        return encoded
 
 
 def function_tool(function: Callable[..., Any], *, name: str | None = None) -> Tool:

@@ -9,6 +9,7 @@ vLLM give them; a server that does not know one will say so. The answer is not s
 
 import dataclasses
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ INSTALL = "pip install 'mixtral[agent]'"
 # Many times the longest answer.
 _MAX_BYTES = 1 << 26
 _CONNECT_S = 10.0
+# Eleven days; a socket counts its limit as milliseconds in 32 bits.
+_LONGEST_WAIT_S = 1e6
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class HttpModel:
@@ -44,7 +48,7 @@ class HttpModel:
         api_key: For a server that asks for one.
 
     Raises:
-        ConfigError: The URL is none.
+        ConfigError: The URL or the key is none.
         UnsupportedError: httpx is not installed.
     """
 
@@ -57,10 +61,18 @@ class HttpModel:
             ) from error
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"server URL is {url!r}; it must begin with http:// or https://.")
+        # Not shown: a key is a secret even where it is wrong.
+        if api_key is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", api_key):
+            raise ConfigError(
+                "the API key cannot be sent: it is empty, or has a character outside ASCII, a line "
+                "end, or a space at an end; give it as the server has it."
+            )
         base = url.rstrip("/")
         self._url = f"{base if base.endswith('/v1') else base + '/v1'}/chat/completions"
         self._model = model
-        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._headers = {"Content-Type": "application/json"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
 
     def next_turn(
         self,
@@ -75,7 +87,7 @@ class HttpModel:
         """Return the next turn; see ``ChatModel.next_turn``.
 
         Raises:
-            InvalidRequest: The server refuses the request.
+            InvalidRequest: The server refuses the request, or it is none that JSON can hold.
             ContextLengthExceeded: The conversation does not fit into the context.
             QueueFull: The server is busy.
             EngineError: It cannot be reached, failed, or answered with something else.
@@ -86,20 +98,24 @@ class HttpModel:
             choice = "required" if tool_choice == "any" else tool_choice
             body |= {"tools": tools, "tool_choice": choice}
             body["parallel_tool_calls"] = parallel_tool_calls
-        answer = self._post(body, timeout_s)
+        elif tool_choice not in ("auto", "none"):
+            raise InvalidRequest(f"tool_choice is {tool_choice!r}, but there are no tools to call.")
+        answer = self._post(_encoded(body), timeout_s)
         return ModelTurn(text="", finish_reason="timeout") if answer is None else _turn(answer)
 
-    def _post(self, body: Mapping[str, Any], timeout_s: float | None) -> Any:
+    def _post(self, body: bytes, timeout_s: float | None) -> Any:
         """Return the answer's JSON; None where it did not come in time."""
         import httpx
 
         start = time.perf_counter()
+        if timeout_s is not None:
+            timeout_s = min(timeout_s, _LONGEST_WAIT_S)
         connect_s = _CONNECT_S if timeout_s is None else min(_CONNECT_S, timeout_s)
         timeout = httpx.Timeout(timeout_s, connect=connect_s)
         content = bytearray()
         try:
             with httpx.stream(
-                "POST", self._url, json=body, headers=self._headers, timeout=timeout
+                "POST", self._url, content=body, headers=self._headers, timeout=timeout
             ) as response:
                 # A server that sends a byte now and then would never time out by itself.
                 for piece in response.iter_bytes():
@@ -141,6 +157,13 @@ def _settings(params: "SamplingParams | None") -> dict[str, Any]:
     return settings
 
 
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the conversation cannot be written as JSON: {error}.") from None
+
+
 def _refusal(url: str, status: int, answer: Any) -> Exception:
     """Return the error for an answer that is none."""
     error = answer.get("error", answer) if isinstance(answer, dict) else {}
@@ -167,7 +190,14 @@ def _turn(answer: Any) -> ModelTurn:
             prompt_tokens=int(usage.get("prompt_tokens") or 0),
             completion_tokens=int(usage.get("completion_tokens") or 0),
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise EngineError("the server's answer is no chat completion of OpenAI's API.") from error
 
 
@@ -177,13 +207,19 @@ def _call(call: Any) -> ToolCall:
     # Mistral's servers may send an object.
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     call_id = call.get("id") or "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
-    return ToolCall(id=call_id, function=FunctionCall(name=str(function["name"]), arguments=text))
+    named = FunctionCall(name=_whole(function["name"]), arguments=_whole(text))
+    return ToolCall(id=_whole(call_id), function=named)
 
 
 def _text(content: Any) -> str:
     if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return str(content or "")
+        return _whole("".join(part.get("text") or "" for part in content))
+    return _whole(content or "")
+
+
+def _whole(value: Any) -> str:
+    """Return a text that UTF-8 can hold; JSON can spell half of a surrogate pair."""
+    return _SURROGATE.sub("\ufffd", str(value))
 
 
 def _finish_reason(

@@ -2,7 +2,7 @@
 
     while True:
         turn = model.next_turn(conversation, tools)
-        records = run_round(turn.tool_calls)        # nothing for an answer in words
+        records = round.run(turn.tool_calls)        # nothing for an answer in words
         conversation += turn, records
         if there were no calls, or a limit was reached: return
 
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from mixtral.agent.chat_model import ChatModel, LocalModel, ModelTurn, StreamsChat
 from mixtral.agent.clock import Clock
 from mixtral.agent.function_tool import function_tool
-from mixtral.agent.round import MAX_CALLS, CallRules, Confirm, run_round
-from mixtral.agent.tool import ArgumentsError, Tool, by_name, parse_arguments
+from mixtral.agent.round import MAX_CALLS, CallRules, Confirm, Round
+from mixtral.agent.tool import ArgumentsError, Tool, allowed_name, by_name, parse_arguments
 from mixtral.agent.trace import AgentRun, CallRecord, FinishReason, Step
 from mixtral.errors import ContextLengthExceeded, InvalidRequest
 from mixtral.validation import require_int, require_positive_number
@@ -47,7 +47,8 @@ class Agent:
             do next depends on their results.
         tool_choice: auto, any, none or a function, for the first answer; later ones are free.
         parallel_tool_calls: Whether one answer may hold several calls, which then run at the same
-            time, each on a thread of its own.
+            time, each on a thread of its own. Otherwise only its first call is made, also of a
+            server that cannot be told so.
         max_result_chars: Longest result that the model is given; the end of a longer one is left
             out, and both the model and the trace say so.
         params: How the model chooses tokens and when it stops.
@@ -104,7 +105,8 @@ class Agent:
 
         Args:
             question: A text, or messages as in OpenAI's API, such as those of an earlier run.
-            on_step: Called after each answer of the model and its calls.
+            on_step: Called after each answer of the model and its calls; also where Ctrl-C, or
+                an error of ``confirm``, stops the run among the calls.
 
         Raises:
             InvalidRequest: The conversation is wrong, or the schema of a tool cannot be enforced.
@@ -120,26 +122,27 @@ class Agent:
             # 1. What the model says next.
             begin_s = time.perf_counter()
             is_last = len(steps) == self._max_steps
+            choice = self._choice(len(steps), is_last=is_last)
             try:
-                turn = self._next_turn(conversation, clock, index=len(steps), is_last=is_last)
+                turn = self._next_turn(conversation, clock, choice)
             except ContextLengthExceeded:
                 if not steps:
                     raise
                 finish = "context"
                 break
             duration_s = time.perf_counter() - begin_s
-            # 2. Its calls, none of an answer that was ended in its middle.
-            records = run_round(
-                () if turn.finish_reason == "timeout" else turn.tool_calls,
-                self.tools,
-                rules=self._rules,
-                clock=clock,
-                max_calls=0 if is_last else MAX_CALLS,
-            )
-            # 3. The record, the conversation, and whether that was all.
-            steps.append(_step(len(steps), turn, records, duration_s))
-            if on_step is not None:
-                on_step(steps[-1])
+            # 2. Its calls, none of an answer that was ended in its middle; and the record, also
+            # after Ctrl-C: what was called is known then of all times.
+            calls = () if turn.finish_reason == "timeout" else turn.tool_calls
+            made = Round(calls, rules=self._rules, clock=clock)
+            try:
+                made.run(self.tools, max_calls=self._max_calls(choice))
+            finally:
+                records = made.close()
+                steps.append(_step(len(steps), turn, records, duration_s))
+                if on_step is not None:
+                    on_step(steps[-1])
+            # 3. The conversation, and whether that was all.
             conversation += _messages(turn, records)
             finish = self._finish_reason(turn, records, clock, is_last=is_last)
         return AgentRun(
@@ -157,18 +160,29 @@ class Agent:
         if not is_list or not all(isinstance(message, Mapping) for message in question):
             raise InvalidRequest("the question must be a text, or a list of at least one message.")
         conversation = [dict(message) for message in question]
-        if self._system is not None:
-            conversation.insert(0, {"role": "system", "content": self._system})
+        system = {"role": "system", "content": self._system}
+        # The messages of an earlier run begin with it.
+        if self._system is not None and conversation[0] != system:
+            conversation.insert(0, system)
         return conversation
 
-    def _next_turn(
-        self, conversation: Sequence[Mapping[str, Any]], clock: Clock, *, index: int, is_last: bool
-    ) -> ModelTurn:
-        choice: str | Mapping[str, Any] = "auto"
+    def _choice(self, index: int, *, is_last: bool) -> str | Mapping[str, Any]:
         if is_last:
-            choice = "none"
-        elif index == 0:
-            choice = self._tool_choice
+            return "none"
+        return self._tool_choice if index == 0 else "auto"
+
+    def _max_calls(self, choice: str | Mapping[str, Any]) -> int:
+        """Return how many calls an answer may hold; a server may know neither setting."""
+        if choice == "none":
+            return 0
+        return MAX_CALLS if self._parallel_tool_calls else 1
+
+    def _next_turn(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        clock: Clock,
+        choice: str | Mapping[str, Any],
+    ) -> ModelTurn:
         return self._model.next_turn(
             conversation,
             tools=[tool.as_openai() for tool in self.tools.values()],
@@ -213,7 +227,7 @@ def _messages(turn: ModelTurn, records: Sequence[CallRecord]) -> list[dict[str, 
             {
                 "id": record.id,
                 "type": "function",
-                "function": {"name": record.name, "arguments": _arguments(record)},
+                "function": {"name": allowed_name(record.name), "arguments": _arguments(record)},
             }
             for record in records
         ]
@@ -223,7 +237,7 @@ def _messages(turn: ModelTurn, records: Sequence[CallRecord]) -> list[dict[str, 
         {
             "role": "tool",
             "tool_call_id": record.id,
-            "name": record.name,
+            "name": allowed_name(record.name),
             "content": record.result,
         }
         for record in records
@@ -239,4 +253,4 @@ def _arguments(record: CallRecord) -> str:
         parse_arguments(record.arguments)
     except ArgumentsError:
         return json.dumps({"not_json": record.arguments}, ensure_ascii=False)
-    return record.arguments or "{}"
+    return record.arguments.strip() or "{}"

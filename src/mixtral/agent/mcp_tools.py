@@ -13,8 +13,8 @@ keys that lie in the environment of an agent are not every server's business. It
 goes to ours. Images and sound in a result are named, not shown; Mixtral reads text only.
 """
 
+import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from mixtral.agent.results import result_text
 from mixtral.agent.short_schema import short_schema
-from mixtral.agent.tool import Tool, ToolError, checked_by_schema
+from mixtral.agent.tool import Tool, ToolError, ToolTimeout, allowed_name, checked_by_schema
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.tools.definitions import MAX_TOOLS
 from mixtral.validation import require_positive_number
@@ -52,7 +52,9 @@ class McpTools:
         env: More environment variables for a command.
         cwd: Folder that a command runs in; None is this process's own.
         headers: Sent with every request to a URL, such as Authorization.
-        timeout_s: Seconds that the server may take to start, and for one answer.
+        timeout_s: Seconds that the server may take to start, and to list its tools.
+        call_timeout_s: Seconds of one call, after which the server is told to stop it; None waits
+            until the context is left. An agent that gives calls less goes on without them.
 
     Raises:
         UnsupportedError: The package mcp is not installed.
@@ -68,8 +70,11 @@ class McpTools:
         cwd: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
+        call_timeout_s: float | None = None,
     ) -> None:
         require_positive_number("timeout_s", timeout_s)
+        if call_timeout_s is not None:
+            require_positive_number("call_timeout_s", call_timeout_s)
         try:
             import mcp  # noqa: F401 - a missing package is told here, not in the context
         except ImportError as error:
@@ -91,6 +96,7 @@ class McpTools:
         self._cwd = cwd
         self._headers = dict(headers or {})
         self._timeout_s = timeout_s
+        self._call_timeout_s = math.inf if call_timeout_s is None else call_timeout_s
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -99,23 +105,14 @@ class McpTools:
         Raises:
             ConfigError: It does not start, does not answer, or its tools cannot be used.
         """
-        from anyio.from_thread import start_blocking_portal
-        from mcp import Client
-
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal(name="mixtral-mcp"))
-            client = Client(self._transport(), read_timeout_seconds=self._timeout_s)
-            try:
-                # Entered and left by one task, which the groups of tasks inside insist on.
-                stack.enter_context(portal.wrap_async_context_manager(client))
-                listed = portal.call(_list_tools, client)
-            # What a process, a socket and two task groups raise has no common base.
-            except Exception as error:
-                raise ConfigError(
-                    f"MCP server {self.name!r} cannot be used: {_reason(error)}."
-                ) from error
-            self.tools = [self._tool(tool, client, portal) for tool in listed]
-            self._open = stack.pop_all()
+        try:
+            self._start()
+        # What a process, a socket and two task groups raise has no common base; the groups wrap
+        # what is raised while they are open.
+        except Exception as error:
+            raise ConfigError(
+                f"MCP server {self.name!r} cannot be used: {_reason(error)}."
+            ) from error
         return self
 
     def __exit__(
@@ -128,11 +125,24 @@ class McpTools:
         self.tools = []
         self._open.close()
 
+    def _start(self) -> None:
+        from anyio.from_thread import start_blocking_portal
+        from mcp import Client
+
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal(name="mixtral-mcp"))
+            client = Client(self._transport(), read_timeout_seconds=self._timeout_s)
+            # Entered and left by one task, which the groups of tasks inside insist on.
+            stack.enter_context(portal.wrap_async_context_manager(client))
+            listed = portal.call(_list_tools, client, self._timeout_s)
+            self.tools = [self._tool(tool, client, portal) for tool in listed]
+            self._open = stack.pop_all()
+
     def _transport(self) -> "Transport":
         from mcp import StdioServerParameters
 
         if self._url:
-            return _http_transport(self._url, self._headers)
+            return _http_transport(self._url, self._headers, self._call_timeout_s)
         parameters = StdioServerParameters(
             command=self._command[0], args=self._command[1:], env=self._env, cwd=self._cwd
         )
@@ -142,11 +152,11 @@ class McpTools:
         # Names of MCP may have dots and slashes, and 128 characters.
         whole = f"{self._prefix}_{tool.name}" if self._prefix else tool.name
         return Tool(
-            name=re.sub(r"[^a-zA-Z0-9_-]", "_", whole)[:64],
+            name=allowed_name(whole),
             description=tool.description or "",
             parameters=short_schema(tool.input_schema),
             check=partial(_checked, tool.input_schema),
-            run=partial(_call, portal, client.call_tool, tool.name),
+            run=partial(_call, portal, client.call_tool, tool.name, self._call_timeout_s),
         )
 
 
@@ -185,12 +195,16 @@ def _error_stream(stack: ExitStack) -> TextIO:
 
 
 @asynccontextmanager
-async def _http_transport(url: str, headers: dict[str, str]) -> "AsyncIterator[TransportStreams]":
+async def _http_transport(
+    url: str, headers: dict[str, str], call_timeout_s: float
+) -> "AsyncIterator[TransportStreams]":
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
-    # mcp's own limits: a server may hold a stream of events open for minutes.
-    timeout = httpx2.Timeout(30.0, read=300.0)
+    # mcp's own limits: a server may hold a stream of events open for minutes. Calls that may take
+    # longer must not end with their connection; mcp itself ends them.
+    read_s = 300.0 if call_timeout_s < 300.0 else None
+    timeout = httpx2.Timeout(30.0, read=read_s)
     async with (
         httpx2.AsyncClient(headers=headers, timeout=timeout) as http_client,
         streamable_http_client(url, http_client=http_client) as streams,
@@ -198,33 +212,43 @@ async def _http_transport(url: str, headers: dict[str, str]) -> "AsyncIterator[T
         yield streams
 
 
-async def _list_tools(client: "Client") -> "list[ServerTool]":
+async def _list_tools(client: "Client", timeout_s: float) -> "list[ServerTool]":
+    import anyio
+
     listed: list[ServerTool] = []
     cursor: str | None = None
-    while True:
-        page = await client.list_tools(cursor=cursor)
-        listed += page.tools
-        cursor = page.next_cursor
-        if cursor is None or len(listed) > MAX_TOOLS:
-            return listed
+    # For all pages together: a server may have one more for ever.
+    with anyio.move_on_after(timeout_s):
+        while True:
+            page = await client.list_tools(cursor=cursor)
+            listed += page.tools
+            cursor = page.next_cursor
+            if cursor is None or len(listed) > MAX_TOOLS:
+                return listed
+    raise ConfigError(f"it did not list its tools within {timeout_s:g} s")
 
 
 def _call(
     portal: "BlockingPortal",
     call_tool: "Callable[..., Any]",
     name: str,
+    timeout_s: float,
     arguments: dict[str, Any],
 ) -> str:
     """Call a tool of the server from any thread.
 
     Raises:
-        ToolError: The server says that the call failed, or does not answer.
+        ToolTimeout: The server did not answer in time; it was told to stop.
+        ToolError: The server says that the call failed, or is gone.
     """
     from mcp import MCPError
+    from mcp.types import REQUEST_TIMEOUT
 
     try:
-        result: CallToolResult = portal.call(call_tool, name, arguments)
+        result: CallToolResult = portal.call(call_tool, name, arguments, timeout_s)
     except (MCPError, RuntimeError) as error:  # RuntimeError: the context was left.
+        if isinstance(error, MCPError) and error.code == REQUEST_TIMEOUT:
+            raise ToolTimeout(f"the MCP server gave no result in time: {error}") from error
         raise ToolError(f"the MCP server failed: {error}") from error
     text = "\n".join(_block_text(block) for block in result.content)
     if result.is_error:

@@ -49,6 +49,19 @@ def error_text(message: str) -> str:
     return json.dumps({"error": line}, ensure_ascii=False)
 
 
+def exception_text(error: BaseException) -> str:
+    """Return kind and message of an exception; the kind alone where its own ``str`` fails.
+
+    >>> exception_text(ValueError("no such city"))
+    'ValueError: no such city'
+    """
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:  # It was written by others, and what it raises says nothing here.
+        return kind
+
+
 def cut_text(text: str, max_chars: int) -> str:
     """Return the beginning of a long text, and say at its end that there is more.
 

@@ -3,9 +3,11 @@
 Whatever goes wrong with a call becomes its result, so that the model can read it and do better;
 only a failure of the model itself ends a run. Every call runs on a thread of its own. Python cannot
 end a thread: a call that takes too long is left behind, and what it returns later is thrown away.
+So is a call that Ctrl-C finds under way; its record says so, because what it has done is done.
 """
 
 import contextvars
+import copy
 import json
 import logging
 import threading
@@ -16,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixtral.agent.clock import Clock
-from mixtral.agent.results import cut_text, error_text, result_text
-from mixtral.agent.tool import ArgumentsError, Tool, ToolError, parse_arguments
+from mixtral.agent.results import cut_text, error_text, exception_text, result_text
+from mixtral.agent.tool import ArgumentsError, Tool, ToolError, ToolTimeout, parse_arguments
 from mixtral.agent.trace import CallRecord, CallStatus
 from mixtral.errors import ConfigError
 from mixtral.outputs import ToolCall
+from mixtral.tokenizer.chat import check_strings
 
 logger = logging.getLogger(__name__)
 
@@ -58,43 +61,52 @@ class CallRules:
     """Whether calls are checked and recorded, but not made."""
 
 
-def run_round(
-    calls: Sequence[ToolCall],
-    tools: Mapping[str, Tool],
-    *,
-    rules: CallRules,
-    clock: Clock,
-    max_calls: int = MAX_CALLS,
-) -> list[CallRecord]:
-    """Make the calls of one answer.
+class Round:
+    """The calls of one answer.
 
     Args:
         calls: What the model wrote.
-        tools: What may be called, by name.
-        rules: How.
+        rules: How they are made.
         clock: The time that the run has left; it stands still during questions.
-        max_calls: How many calls are made at most, the first ones.
-
-    Returns:
-        A record of each call, in the order of ``calls``, whichever ended first.
-
-    Raises:
-        ConfigError: ``rules.confirm`` answered with something that is no answer.
     """
-    under_way = [_Call(call) for call in calls]
-    for place, each in enumerate(under_way):
-        if place < max_calls:
-            each.plan(tools)
-        else:
-            each.end("too_many", error_text(f"only {max_calls} calls could be made here"))
-    for each in under_way:
-        if each.is_open and rules.dry_run:
-            each.end("dry_run", error_text("this is a dry run; nothing was called"))
-        elif each.is_open and rules.confirm is not None:
-            with clock.stopped():
-                each.ask(rules.confirm)
-    _run_together([each for each in under_way if each.is_open], rules, clock)
-    return [each.record() for each in under_way]
+
+    def __init__(self, calls: Sequence[ToolCall], *, rules: CallRules, clock: Clock) -> None:
+        self._calls = [_Call(call) for call in calls]
+        self._rules = rules
+        self._clock = clock
+
+    def run(self, tools: Mapping[str, Tool], *, max_calls: int) -> None:
+        """Make the calls, and wait for them.
+
+        Args:
+            tools: What may be called, by name.
+            max_calls: How many calls are made at most, the first ones.
+
+        Raises:
+            ConfigError: ``rules.confirm`` answered with something that is no answer.
+        """
+        for place, each in enumerate(self._calls):
+            if place < max_calls:
+                each.plan(tools)
+            else:
+                line = f"this answer could make {max_calls} calls at most; this one was not made"
+                each.end("too_many", error_text(line))
+        for each in self._calls:
+            if each.is_open and self._rules.dry_run:
+                each.end("dry_run", error_text("this is a dry run; nothing was called"))
+            elif each.is_open and self._rules.confirm is not None:
+                with self._clock.stopped():
+                    each.ask(self._rules.confirm)
+        _run_together([each for each in self._calls if each.is_open], self._rules, self._clock)
+
+    def close(self) -> list[CallRecord]:
+        """Return a record of each call in their order, and throw away what comes later.
+
+        Where ``run`` was left by an exception, calls that have not ended are "interrupted".
+        """
+        for each in self._calls:
+            each.interrupt()
+        return [each.record() for each in self._calls]
 
 
 class _Call:
@@ -110,6 +122,8 @@ class _Call:
         self._result = ""
         self._is_cut = False
         self._duration_s = 0.0
+        self._begin_s = 0.0
+        self._ended: Future[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -148,13 +162,14 @@ class _Call:
 
     def _check(self, tool: Tool, arguments: dict[str, Any], what: str) -> None:
         try:
-            self._ready = tool.checked(arguments)
+            # A copy: what the tool does to its arguments must not change the record.
+            self._ready = tool.checked(copy.deepcopy(arguments))
         except ArgumentsError as error:
             self.end("invalid", error_text(f"{what}: {error}"))
         # A validator of a user's type, or a schema of a server, may raise anything.
         except Exception as error:
             logger.info("the check of tool %s failed", tool.name, exc_info=True)
-            self.end("failed", error_text(f"{type(error).__name__}: {error}"))
+            self.end("failed", error_text(exception_text(error)))
 
     def start(self, rules: CallRules) -> "Future[None]":
         """Make the call on a thread of its own."""
@@ -169,8 +184,39 @@ class _Call:
                 ended.set_result(None)
 
         # Not of a pool, whose threads Python waits for when it exits.
-        threading.Thread(target=work, name=f"tool {self._call.function.name}", daemon=True).start()
+        thread = threading.Thread(target=work, name=f"tool {self._call.function.name}", daemon=True)
+        self._begin_s = time.perf_counter()
+        self._ended = ended
+        try:
+            thread.start()
+        except RuntimeError as error:  # The system has no thread left.
+            self.end("failed", error_text(f"the call could not be made: {error}"))
+            ended.set_result(None)
         return ended
+
+    def leave(self, limit_s: float) -> None:
+        """Leave the call behind where it has not ended within a number of seconds."""
+        if self._give_up():
+            line = f"no result after {round(limit_s, 3):g} s; the call was left behind"
+            self.end("timeout", error_text(line), duration_s=limit_s)
+
+    def interrupt(self) -> None:
+        """Note that the run is stopped, where the call has not ended."""
+        if self._ended is None and self.is_open:
+            self.end("interrupted", error_text("the run was stopped before this call"))
+        elif self.is_open and self._give_up():
+            line = "the run was stopped during this call; what it has done is done"
+            duration_s = time.perf_counter() - self._begin_s
+            self.end("interrupted", error_text(line), duration_s=duration_s)
+
+    def _give_up(self) -> bool:
+        """Tell a call that has begun that it comes too late; return False where it does not."""
+        assert self._ended is not None
+        # Cancelled only where it has not ended, and then it stays so.
+        if self._ended.cancel():
+            return True
+        self._ended.result()
+        return False
 
     def _outcome(self, rules: CallRules) -> tuple[CallStatus, str, bool, float]:
         assert self._tool is not None
@@ -181,12 +227,14 @@ class _Call:
             is_cut = len(text) > rules.max_result_chars
             status: CallStatus = "ok"
             text = cut_text(text, rules.max_result_chars)
+        except ToolTimeout as error:
+            status, text = "timeout", error_text(str(error))
         except ToolError as error:
             status, text = "failed", error_text(str(error))
         # Also SystemExit: a tool must not end the run, whatever it does.
         except BaseException as error:
             logger.info("tool %s failed", self._tool.name, exc_info=True)
-            status, text = "failed", error_text(f"{type(error).__name__}: {error}")
+            status, text = "failed", error_text(exception_text(error))
         return status, text, is_cut, time.perf_counter() - begin_s
 
     def end(
@@ -216,6 +264,7 @@ class _Call:
 def _as_json(decision: Mapping[str, Any]) -> dict[str, Any]:
     try:
         arguments: dict[str, Any] = json.loads(json.dumps(dict(decision), allow_nan=False))
+        check_strings(arguments, name="the text")
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"confirm answered with arguments that are not JSON: {error}.") from None
     return arguments
@@ -229,12 +278,8 @@ def _run_together(calls: Sequence[_Call], rules: CallRules, clock: Clock) -> Non
         return
     left_s = clock.left_s
     limit_s = rules.timeout_s if left_s is None else min(rules.timeout_s, left_s)
-    ended = [call.start(rules) for call in calls]
-    wait(ended, timeout=limit_s)
-    for call, future in zip(calls, ended, strict=True):
-        # Cancelled only where it has not ended, and then it stays so.
-        if future.cancel():
-            line = f"no result after {limit_s:.3g} s; the call was left behind"
-            call.end("timeout", error_text(line), duration_s=limit_s)
-        else:
-            future.result()
+    # Three centuries, and more than any lock can wait.
+    limit_s = min(limit_s, threading.TIMEOUT_MAX)
+    wait([call.start(rules) for call in calls], timeout=limit_s)
+    for call in calls:
+        call.leave(limit_s)

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 # Schemas are inside these by name, so "title" there is a property and not an annotation.
-_MAPS_OF_SCHEMAS = frozenset({"$defs", "definitions", "patternProperties", "properties"})
+_MAPS_OF_SCHEMAS = frozenset(
+    {
+        "$defs",
+        "definitions",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "patternProperties",
+        "properties",
+    }
+)
 _DATA = frozenset({"const", "default", "enum", "examples"})
 # Titles repeat names. Duplicates are for the check of a call: no grammar can count them, and an
 # answer held to this schema must be one that a grammar can hold.

@@ -5,11 +5,13 @@ other is made by hand, from a JSON schema and a callable that takes the argument
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from mixtral.errors import ConfigError
+from mixtral.tokenizer.chat import check_strings
 from mixtral.tools.definitions import MAX_TOOLS, TOOL_NAME, openai_tool
 
 
@@ -19,6 +21,10 @@ class ArgumentsError(Exception):
 
 class ToolError(Exception):
     """A tool failed, and its message alone says all that the model should read."""
+
+
+class ToolTimeout(ToolError):
+    """A tool took longer than it may, and has given up by itself."""
 
 
 class Check(Protocol):
@@ -94,14 +100,25 @@ def by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     return named
 
 
+def allowed_name(name: str) -> str:
+    """Return a name that a tool may have: other characters replaced, and at most 64.
+
+    >>> allowed_name("text.reverse")
+    'text_reverse'
+    """
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "_"
+
+
 def parse_arguments(text: str) -> dict[str, Any]:
     """Read the arguments of a call, a JSON object; an empty text is an object without members.
 
     Raises:
-        ArgumentsError: They are something else.
+        ArgumentsError: They are something else, or hold what no conversation can: NaN, Infinity,
+            or half of a surrogate pair.
     """
     try:
-        arguments = json.loads(text) if text.strip() else {}
+        arguments = json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+        check_strings(arguments, name="the text")
     except (ValueError, RecursionError) as error:
         raise ArgumentsError(f"the arguments are not JSON: {error}") from None
     if not isinstance(arguments, dict):
@@ -122,9 +139,12 @@ def checked_by_schema(
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError, best_match
     from jsonschema.validators import validator_for
+    from jsonschema_specifications import REGISTRY
 
     try:
-        validator = validator_for(parameters, Draft202012Validator)(parameters)
+        kind = validator_for(parameters, Draft202012Validator)
+        # With a registry of its own, nothing that a schema refers to is fetched from an address.
+        validator = kind(parameters, registry=REGISTRY)
         error = best_match(validator.iter_errors(dict(arguments)))
     except SchemaError as problem:
         raise ArgumentsError(f"the tool's own schema is wrong: {problem.message}") from None
@@ -132,3 +152,7 @@ def checked_by_schema(
         where = ".".join(str(part) for part in error.absolute_path)
         raise ArgumentsError(f"{where}: {error.message}" if where else error.message)
     return dict(arguments)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

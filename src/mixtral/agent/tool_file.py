@@ -42,7 +42,7 @@ def load_functions(path: Path) -> ToolFile:
     module = _run_file(path)
     listed = getattr(module, "__all__", None)
     if listed is not None:
-        tools = [_tool(_member(module, name, path)) for name in listed]
+        tools = [_tool(_member(module, name, path)) for name in _names(listed, path)]
         left_out = []
     else:
         own = [*_own_functions(module)]
@@ -59,7 +59,7 @@ def load_functions(path: Path) -> ToolFile:
 def _run_file(path: Path) -> ModuleType:
     # A name that cannot be one of a module that something else imports.
     name = f"mixtral tool file {path.resolve()}"
-    spec = importlib.util.spec_from_file_location(name, path, loader=None)
+    spec = importlib.util.spec_from_file_location(name, path.absolute(), loader=None)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
@@ -90,10 +90,11 @@ def _importable_neighbours(path: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException, path: Path) -> int | str:
-    if isinstance(error, SyntaxError) and error.lineno is not None:
+    file = str(path.absolute())
+    if isinstance(error, SyntaxError) and error.filename == file and error.lineno is not None:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    lines = [frame.lineno for frame in frames if frame.filename == file]
     return lines[-1] or "unknown" if lines else "unknown"
 
 
@@ -104,6 +105,14 @@ def _own_functions(module: ModuleType) -> Iterator[FunctionType]:
         if is_own and not name.startswith("_") and value not in seen:
             seen.add(value)
             yield value
+
+
+def _names(listed: Any, path: Path) -> list[str]:
+    if isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed):
+        return [*listed]
+    raise ConfigError(
+        f"__all__ of {path} is {listed!r}; it must be a list of names, each in quotes."
+    )
 
 
 def _member(module: ModuleType, name: str, path: Path) -> Any:

@@ -4,10 +4,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 CallStatus = Literal[
-    "ok", "invalid", "unknown", "failed", "timeout", "refused", "dry_run", "too_many"
+    "ok",
+    "invalid",
+    "unknown",
+    "failed",
+    "timeout",
+    "refused",
+    "dry_run",
+    "too_many",
+    "interrupted",
 ]
 """How a call ended: its result came; its arguments were wrong; there is no such tool; it raised; it
-took too long; the user said no; it was only shown; its answer held too many calls."""
+took too long; the user said no; it was only shown; its answer held too many calls; the run was
+stopped before it ended."""
 
 FinishReason = Literal["stop", "length", "max_steps", "timeout", "context", "dry_run"]
 """Why a run ended: the model answered; the answer was cut at max_tokens; the rounds of calls were

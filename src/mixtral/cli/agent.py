@@ -1,14 +1,17 @@
 """``mixtral agent``: a question, answered with the functions of a file and the tools of servers.
 
 The answer goes to standard output, or the whole run as one JSON object with ``--json``. Everything
-else, what the functions print included, goes to standard error: the steps as they come, and the
-questions of ``--confirm``.
+else, what the functions and the programs that they start print included, goes to standard error:
+the steps as they come, and the questions of ``--confirm``.
 """
 
 import json
+import math
+import os
 import re
 import sys
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +32,7 @@ from mixtral.cli.options import (
     grouped_options,
     named_adapter,
 )
-from mixtral.errors import ConfigError, InvalidRequest
+from mixtral.errors import ConfigError, EngineError, InvalidRequest
 from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -117,8 +120,7 @@ def agent(
         from mixtral.agent import Agent
     params = sampling.params()
     with ExitStack() as stack:
-        # What functions print, and what their file prints, is no result of this command.
-        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(_stdout_to_stderr())
         found = _load_tools(tools, stack)
         asked = _load_model(model, server=server, api_key=api_key, adapter=adapter)
         runner = Agent(
@@ -134,10 +136,34 @@ def agent(
             params=params,
         )
         run = _run(runner.run, question, trace)
+        unwritten = _write_trace(trace, run.as_dict())
     if as_json:
         print_json(run.as_dict())
     else:
         _print_answer(run)
+    if unwritten is not None:
+        # Only now: the answer has cost more than its trace.
+        sys.stdout.flush()
+        raise EngineError(_unwritten_line(trace, unwritten))
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Say on standard error what functions print: it is no result of this command."""
+    try:
+        has_own_files = (sys.stdout.fileno(), sys.stderr.fileno()) == (1, 2)
+    except (OSError, ValueError):
+        has_own_files = False  # Inside another program, as in a test.
+    with ExitStack() as stack:
+        if has_own_files:
+            # A program that a function starts inherits the file, not the stream.
+            sys.stdout.flush()
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield
 
 
 def _check(
@@ -162,12 +188,15 @@ def _check(
         "--call-timeout": tools.call_timeout,
     }  # fmt: skip
     for name, value in numbers.items():
-        if value <= 0:
-            raise InvalidRequest(f"{name} is {value:g}; it must be above 0.")
+        if not 0 < value < math.inf:
+            raise InvalidRequest(f"{name} is {value:g}; it must be above 0, and finite.")
     if server is not None and (model != ModelOptions(model=model.model) or adapter is not None):
         raise ConfigError("--server has its model loaded; leave out all model options but --model.")
     if trace is not None and not trace.absolute().parent.is_dir():
         raise ConfigError(f"{trace.parent} is no folder; make it, or name another file.")
+    # Writing replaces what is there, a device as well.
+    if trace is not None and trace.exists() and not trace.is_file():
+        raise ConfigError(f"--trace is {trace}, a folder or device; name a file.")
 
 
 def _load_tools(options: ToolOptions, stack: ExitStack) -> "list[Tool]":
@@ -183,7 +212,8 @@ def _load_tools(options: ToolOptions, stack: ExitStack) -> "list[Tool]":
     for given in options.mcp or []:
         prefix, server = _named_server(given)
         with spinner(f"starting {server}"):
-            opened = stack.enter_context(McpTools(server, prefix=prefix))
+            connection = McpTools(server, prefix=prefix, call_timeout_s=options.call_timeout)
+            opened = stack.enter_context(connection)
         found += opened.tools
         note(f"tools of {server}: {', '.join(tool.name for tool in opened.tools) or 'none'}")
     if not found:
@@ -215,18 +245,32 @@ def _run(run: Any, question: str, trace: Path | None) -> "AgentRun":
         steps.append(step)
         _show(step)
 
-    finished: AgentRun | None = None
     try:
-        finished = run(question, on_step=on_step)
-        return finished
-    finally:
+        finished: AgentRun = run(question, on_step=on_step)
+    except BaseException:
         # After a failure or Ctrl-C, too: what was called is known then of all times.
-        if trace is not None:
-            values: dict[str, Any] = {"finish_reason": "error", "steps": [asdict(s) for s in steps]}
-            if finished is not None:
-                values = finished.as_dict()
-            write_whole(trace, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-            note(f"wrote {trace}")
+        values = {"finish_reason": "error", "steps": [asdict(step) for step in steps]}
+        unwritten = _write_trace(trace, values)
+        if unwritten is not None:
+            note(_unwritten_line(trace, unwritten))
+        raise
+    return finished
+
+
+def _write_trace(trace: Path | None, values: dict[str, Any]) -> OSError | None:
+    """Write the trace where one is wanted; return why it could not be written."""
+    if trace is None:
+        return None
+    try:
+        write_whole(trace, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        return error
+    note(f"wrote {trace}")
+    return None
+
+
+def _unwritten_line(trace: Path | None, error: OSError) -> str:
+    return f"the trace could not be written to {trace}: {error.strerror or error}."
 
 
 def _show(step: "Step") -> None:
@@ -245,6 +289,7 @@ def _short(text: str) -> str:
 
 def _confirm(call: "PlannedCall") -> "bool | dict[str, Any]":
     """Ask on standard error; e edits the arguments until they suit the tool."""
+    from mixtral.agent.results import exception_text
     from mixtral.agent.tool import ArgumentsError, parse_arguments
 
     arguments = call.arguments
@@ -264,6 +309,9 @@ def _confirm(call: "PlannedCall") -> "bool | dict[str, Any]":
             arguments = edited
         except ArgumentsError as error:
             note(f"{error}")
+        # The check of a user's type may raise anything; what it was given may be typed again.
+        except Exception as error:
+            note(f"these arguments cannot be checked: {exception_text(error)}")
 
 
 def _visible(text: str) -> str:
