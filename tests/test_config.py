@@ -9,6 +9,7 @@ import torch
 from mixtral.config import EngineConfig, ModelConfig, load_json
 from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.model import Transformer
+from mixtral.model_source import find_model
 from tests.models_for_tests import tiny_config
 
 
@@ -118,12 +119,61 @@ def test_wrong_field_is_named_with_its_value(field: str, value: object) -> None:
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling: factor is 4.0; supported is 1"),
+        (
+            {
+                "rope_scaling": {"rope_type": "default"},
+                "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6},
+            },
+            "rope_parameters: rope_type is 'yarn'",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'"),
     ],
 )
 def test_other_architectures_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         ModelConfig.from_hf(tiny_config().to_hf() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"yarn": {"factor": 4}}, "yarn is {'factor': 4}"),
+        ({"rope_scaling": {"type": "linear", "factor": 4}}, "rope_type is 'linear'"),
+        ({"rope_scaling": {"factor": 4}}, "factor is 4"),
+    ],
+)
+def test_scaled_rotary_embedding_in_params_json_is_refused(
+    change: dict[str, object], message: str
+) -> None:
+    values = tiny_config().to_params_json()
+    unscaled: dict[str, object] = {"yarn": None, "rope_scaling": {"type": "default", "factor": 1.0}}
+    assert ModelConfig.from_params_json(values | unscaled).rope_theta == 1e6
+    with pytest.raises(UnsupportedError, match=message):
+        ModelConfig.from_params_json(values | change)
+
+
+def test_params_json_without_a_context_has_that_of_its_geometry() -> None:
+    for preset, context in (("8x22b", 65536), ("8x7b", 32768), ("nano", 8192)):
+        values = ModelConfig.preset(preset).replace(vocab_size=32000).to_params_json()
+        del values["max_seq_len"]
+        assert ModelConfig.from_params_json(values).max_position_embeddings == context
+    values = tiny_config().to_params_json()
+    del values["max_seq_len"]
+    assert ModelConfig.from_params_json(values).max_position_embeddings == 32768
+
+
+def test_end_tokens_that_are_ignored_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for ends in (2, [2], [2, 2]):
+        values = tiny_config().to_hf() | {"eos_token_id": ends}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        find_model(str(tmp_path))
+    assert caplog.text == ""
+    (tmp_path / "config.json").write_text(json.dumps(values | {"eos_token_id": [2, 300]}))
+    assert find_model(str(tmp_path)).config.eos_token_id == 2
+    assert caplog.text.count("eos_token_id is [2, 300]; one token ends an answer here, 2") == 1
 
 
 def test_missing_fields_are_named_in_the_spelling_of_the_file() -> None:

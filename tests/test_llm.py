@@ -273,6 +273,12 @@ def test_a_tool_and_a_format_for_one_answer_are_refused(llm: LLM) -> None:
             "give one of them",
         ),
         ({"model": "random:8x22b", "device": "cpu"}, UnsupportedError, "memory are free; use"),
+        (
+            {"model": "nano", "exact_activations": True, "device": "cpu"},
+            ConfigError,
+            "exact_activations is true, and 'nano' runs in torch.bfloat16",
+        ),
+        ({"model": "nano", "seed": 5, "device": "cpu"}, ConfigError, "random weights is 5"),
         ({"model": "random:nano", "device": "tpu"}, ConfigError, "device is 'tpu'"),
         ({"model": "random:nano", "max_model_len": 10**9}, ConfigError, "max_model_len is 1000"),
         ({"model": "random:nano", "kv_cache_gb": 0}, ConfigError, "kv_cache_gb is 0"),

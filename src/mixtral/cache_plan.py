@@ -8,13 +8,11 @@ import torch
 from mixtral.config import EngineConfig
 from mixtral.errors import ConfigError
 from mixtral.machine import available_memory_bytes
+from mixtral.memory_plan import CACHE_SHARE
 from mixtral.model import LanguageModel
 from mixtral.validation import require_int, require_positive_number
 
 logger = logging.getLogger(__name__)
-
-# What the cache may take of the memory that is free beside the weights.
-_MEMORY_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +68,7 @@ def plan_cache(
         num_blocks = int(kv_cache_gb * 1e9 / block_bytes)
     else:
         most = max_num_seqs * -(-wanted // block_size)
-        room_bytes = _MEMORY_SHARE * _free_bytes(model, unread_bytes)
+        room_bytes = CACHE_SHARE * _free_bytes(model, unread_bytes)
         num_blocks = min(most, int(room_bytes / block_bytes))
     room = num_blocks * block_size
     if room >= wanted:

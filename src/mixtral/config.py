@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from mixtral.errors import ConfigError, UnsupportedError
-from mixtral.presets import PRESETS
+from mixtral.presets import PRESETS, published_context
 from mixtral.quantization import QuantizationRecipe
 from mixtral.spelling import (
     MISTRAL_NAMES,
@@ -31,6 +31,7 @@ from mixtral.spelling import (
     read_object,
     read_rope_theta,
     refuse_other_architectures,
+    refuse_scaled_rope,
     require_fields,
 )
 from mixtral.validation import require_int, require_positive_number
@@ -237,18 +238,21 @@ class ModelConfig:
         """
         if "dim" not in values:
             return cls.from_hf(numbers_from_strings(values))
+        refuse_scaled_rope("rope_scaling", read_object(values, "rope_scaling"))
+        if yarn := values.get("yarn"):
+            raise UnsupportedError(f"yarn is {yarn!r}; a scaled rotary embedding is not supported.")
         moe = read_object(values, "moe")
-        # Some published files write numbers as strings; these two are read as numbers.
-        optional = numbers_from_strings(
-            {
-                "sliding_window": values.get("sliding_window"),
-                "max_position_embeddings": values.get("max_seq_len") or 32768,
-            }
-        )
         fields = {
             ours: values[theirs] for theirs, ours in MISTRAL_NAMES.items() if theirs in values
         }
         require_fields(fields, tuple(MISTRAL_NAMES.values()), "params.json", MISTRAL_NAMES)
+        # Some published files write numbers as strings; these two are read as numbers.
+        optional = numbers_from_strings(
+            {
+                "sliding_window": values.get("sliding_window"),
+                "max_position_embeddings": values.get("max_seq_len") or published_context(fields),
+            }
+        )
         window = optional["sliding_window"]
         # mistral-inference's default: theta 1e6, or 1e4 for the models with a sliding window.
         theta = values.get("rope_theta") or (1e6 if window is None else 1e4)

@@ -25,7 +25,7 @@ from mixtral.errors import (
     UnsupportedError,
 )
 from mixtral.generation import Generation
-from mixtral.loading import find_or_download, load_model
+from mixtral.loading import find_or_download, load_model, mapped_bytes
 from mixtral.model import RouterTrace
 from mixtral.model_tokenizer import find_tokenizer_or_why
 from mixtral.outputs import ChatCompletion, Completion, CompletionChunk
@@ -42,11 +42,12 @@ class LLM:
         quantization: int8, int4 or int3 packs the weights as they are read; None leaves them as
             they are stored, packed ones included.
         exact_activations: Whether low-bit weights meet token states of 16 bits instead of 8; slower
-            on long prompts. States that 8 bits would serve badly get 16 either way.
+            on long prompts. States that 8 bits would serve badly get 16 either way. Only for
+            low-bit weights.
         device: cpu, cuda, or auto.
         max_model_len: Longest context in tokens; None takes the model's own.
         layers: Number of layers, for random weights only.
-        seed: Seed of random weights.
+        seed: Seed of random weights; of others it must be 0.
         tokenizer: ``v1``, ``v3``, or a tokenizer file; None looks beside the weights.
         kv_cache_gb: Size of the KV cache in GB; None fits it to the free memory.
         kv_cache_dtype: int8 halves the memory of the context, where bfloat16 or low-bit weights
@@ -111,10 +112,7 @@ class LLM:
             max_model_len=max_model_len,
             kv_cache_gb=kv_cache_gb,
             max_num_seqs=max_num_seqs,
-            # What is mapped from a folder still counts as free memory.
-            unread_bytes=0
-            if quantization is not None or source.folder is None
-            else self._model.weight_bytes,
+            unread_bytes=mapped_bytes(source, self._model),
         )
         self.max_model_len = plan.max_model_len
         engine_config = EngineConfig(

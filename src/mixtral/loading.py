@@ -70,8 +70,8 @@ def load_model(
         dtype: float32, bfloat16 or float16; None keeps what is stored.
         quantization: int8, int4 or int3 packs the weights as they come; None leaves them.
         device: A torch device.
-        seed: Seed of random weights.
-        exact: Whether states meet packed weights with 16 bits instead of 8.
+        seed: Seed of random weights; of others it must be 0.
+        exact: Whether states meet packed weights with 16 bits instead of 8; not for others.
         kv_dtype: int8 caches keys and values in 8 bits, where the model runs in C++; None keeps
             bfloat16 there, and the dtype of the weights elsewhere.
 
@@ -90,7 +90,17 @@ def load_model(
         raise ConfigError(
             f"dtype is {dtype!r} and quantization is {quantization!r}; give one of them."
         )
+    if seed and not source.is_random:
+        raise ConfigError(
+            f"the seed of random weights is {seed}, and {source.name!r} has weights of its own; "
+            "leave it out, or name random weights, such as random:8x7b."
+        )
     weights = _open_weights(source, dtype=dtype, recipe=recipe, where=where, seed=seed)
+    if exact and weights.recipe is None:
+        raise ConfigError(
+            f"exact_activations is true, and {source.name!r} runs in {weights.dtype}, where all "
+            "states have that precision; leave it out, or use quantization."
+        )
     has_kernels = weights.recipe is not None or (
         weights.dtype == torch.bfloat16 and CpuTransformer.can_run(weights.config)
     )
@@ -135,6 +145,18 @@ def load_transformer(source: ModelSource, *, dtype: str | None = None) -> Transf
     return Transformer.from_tensors(weights.config, weights.tensors, where)
 
 
+def mapped_bytes(source: ModelSource, model: LanguageModel) -> int:
+    """Return the bytes of a loaded model's weights that are a map of their file.
+
+    They still count as free memory, unlike copies: weights that were converted, packed or unpacked.
+    """
+    if source.folder is None or model.device.type != "cpu":
+        return 0
+    checkpoint = open_checkpoint(source.folder)
+    stored = checkpoint.dtype if checkpoint.recipe is None else checkpoint.recipe.experts
+    return model.weight_bytes if model.weight_format == stored else 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Weights:
     """A stream of weights, checked against the memory that is free."""
@@ -172,7 +194,7 @@ def _open_weights(
     name = dtype or checkpoint.dtype
     wanted = torch_dtype(name)
     is_mapped = isinstance(checkpoint, Checkpoint) and checkpoint.dtype == name
-    if where.type == "cpu" and not is_mapped:
+    if where.type == "cuda" or not is_mapped:
         refuse_if_too_large(config, name, where)
     tensors = checkpoint.tensors(dtype=wanted)
     return _Weights(config=config, dtype=wanted, recipe=None, tensors=tensors)

@@ -6,13 +6,16 @@ weights of a preset; a local folder; a local GGUF file; a hub id such as
 that ``mixtral info`` is quick.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixtral.config import ModelConfig, read_config_file
+from mixtral.config import ModelConfig, load_json, read_config_file
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.gguf_file import read_gguf_config
 from mixtral.presets import PRESETS
+
+logger = logging.getLogger(__name__)
 
 NANO_FOLDER = Path(__file__).parent / "models" / "nano"
 _CONFIGS = ("config.json", "params.json")
@@ -90,7 +93,9 @@ def read_config(folder: Path) -> ModelConfig:
     """
     for name in _CONFIGS:
         if (folder / name).is_file():
-            return read_config_file(folder / name)
+            config = read_config_file(folder / name)
+            _warn_of_ignored_ends(folder / name, config)
+            return config
     if files := sorted(folder.glob("*.gguf")):
         raise CheckpointError(
             f"{folder} has no config.json, but GGUF files; name the file itself: {files[0]}."
@@ -99,6 +104,15 @@ def read_config(folder: Path) -> ModelConfig:
         f"{folder} has neither config.json nor params.json; "
         "a model folder needs one of them beside its weights."
     )
+
+
+def _warn_of_ignored_ends(file: Path, config: ModelConfig) -> None:
+    ends = load_json(file).get("eos_token_id")
+    if isinstance(ends, list) and any(end != config.eos_token_id for end in ends):
+        logger.warning(
+            "%s: eos_token_id is %s; one token ends an answer here, %d, and the others are ignored",
+            *(file, ends, config.eos_token_id),
+        )
 
 
 def _is_gguf(name: str) -> bool:

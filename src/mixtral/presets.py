@@ -56,3 +56,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+
+_SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+
+
+def published_context(fields: Mapping[str, Any]) -> int:
+    """Return the context of the published model of this geometry, 32768 where there is none.
+
+    The vocabulary does not count: 8x22B was published with two of them.
+    """
+    for preset in PRESETS.values():
+        if all(fields[name] == preset[name] for name in _SHAPE):
+            return int(preset["max_position_embeddings"])
+    return 32768

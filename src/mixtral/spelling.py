@@ -91,12 +91,26 @@ def refuse_other_architectures(values: Mapping[str, Any]) -> None:
         )
     if values.get("hidden_act", "silu") != "silu":
         raise UnsupportedError(f"hidden_act is {values['hidden_act']!r}; supported is 'silu'.")
-    scaling = read_object(values, "rope_scaling") or read_object(values, "rope_parameters")
-    rope_type = scaling.get("rope_type", scaling.get("type", "default"))
-    if rope_type != "default":
-        raise UnsupportedError(f"rope_type is {rope_type!r}; supported is 'default'.")
+    # transformers 5 writes the second one, and people add the first one to it.
+    for name in ("rope_scaling", "rope_parameters"):
+        refuse_scaled_rope(name, read_object(values, name))
     if quantization := read_object(values, "quantization_config"):
         QuantizationRecipe.from_json(quantization)
+
+
+def refuse_scaled_rope(name: str, scaling: Mapping[str, Any]) -> None:
+    """Check that a description of the rotary embedding leaves it as Mixtral has it.
+
+    Raises:
+        UnsupportedError: It stretches the context.
+    """
+    rope_type = scaling.get("rope_type", scaling.get("type", "default"))
+    if rope_type != "default":
+        raise UnsupportedError(f"{name}: rope_type is {rope_type!r}; supported is 'default'.")
+    # Older files have a factor and no type, which means linear.
+    factor = scaling.get("factor")
+    if factor not in (None, 1):
+        raise UnsupportedError(f"{name}: factor is {factor!r}; supported is 1, no scaling.")
 
 
 def read_rope_theta(values: Mapping[str, Any], *, default: float) -> float:

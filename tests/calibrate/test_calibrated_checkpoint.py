@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixtral import LLM
 from mixtral.calibrate import CalibrationSettings, quantize_calibrated
+from mixtral.calibrate import checkpoint as calibrated
+from mixtral.checkpoint import convert, open_checkpoint, quantize_checkpoint
+from mixtral.checkpoint.gguf import write_gguf
 from mixtral.errors import ConfigError
 from mixtral.model_source import find_model
 from mixtral.model_tokenizer import find_tokenizer
 from mixtral.quantization import find_recipe
+from mixtral.tokenizer import load_tokenizer
 from tests.cli.conftest import Run
+from tests.models_for_tests import tiny_model
 
 TEXT = "\n".join(
     f"Question {i}: what is {i} plus {i + 3}? The answer is {2 * i + 3}, as everybody knows."
@@ -24,6 +30,59 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
     return path
+
+
+QUICK = CalibrationSettings(min_tokens=200, max_tokens=400, min_tokens_per_expert=1)
+
+
+def test_calibration_that_is_stopped_while_it_measures_leaves_nothing_and_can_run_again(
+    tmp_path: Path, text: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    source, target = find_model(str(tiny)), tmp_path / "packed"
+    arguments = (source, target, find_recipe("int4"), text, find_tokenizer(source))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(calibrated, "compare_models", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_calibrated(*arguments, settings=QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    quantize_calibrated(*arguments, settings=QUICK)
+    assert (target / "calibration.json").is_file()
+
+
+def test_calibrated_file_keeps_tokenizer_and_float32_norms(tmp_path: Path, text: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    model = tiny_model(vocab_size=32768, hidden_size=32, num_hidden_layers=1)
+    write_gguf(
+        file,
+        model.config,
+        model.named_parameters(),
+        quantization="q8_0",
+        tokenizer_version="v3",
+    )
+    source = find_model(str(file))
+    target = tmp_path / "packed"
+    arguments = (source, target, find_recipe("int4"), text, find_tokenizer(source))
+    quantize_calibrated(*arguments, settings=QUICK)
+    assert load_tokenizer(target, vocab_size=32768).version == "v3"
+    quantize_checkpoint(file, tmp_path / "plain", find_recipe("int4"))
+    plain = dict(open_checkpoint(tmp_path / "plain").tensors())
+    for name, tensor in open_checkpoint(target).tensors():
+        assert tensor.dtype == plain[name].dtype
+        if not name.endswith(".packed"):
+            assert torch.equal(tensor, plain[name]), name
+
+
+def test_float16_model_is_calibrated(tmp_path: Path, text: Path, tiny: Path) -> None:
+    convert(tiny, tmp_path / "half", layout="hf", dtype=torch.float16)
+    source = find_model(str(tmp_path / "half"))
+    target = tmp_path / "packed"
+    quantize_calibrated(
+        source, target, find_recipe("int4"), text, find_tokenizer(source), settings=QUICK
+    )
+    assert open_checkpoint(target).recipe == find_recipe("int4")
 
 
 def test_calibrated_folder_loads_and_its_report_measures_it(

@@ -50,6 +50,10 @@ def test_lines_of_json_are_texts_or_conversations(tmp_path: Path, tokenizer: Tok
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ('{"text": ' + "9" * 5000 + "}", "line 2 is not JSON"),
+        ('{"text": "\\ud800"}', "line 2: .*surrogate"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "line 2: .*surrogate"),
         ('{"prompt": "x"}', 'line 2 must be an object with "text" or "messages"'),
         ('{"text": 5}', "line 2 must be an object"),
         ('{"messages": [{"role": "nobody", "content": "x"}]}', "line 2: "),

@@ -152,6 +152,20 @@ class Hostile:
         return os.system, (f"touch {self.mark}",)
 
 
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [
+        (b"X\x01\x00\x00\x000q", b"X\x01\x00\x00\x00(q"),  # AssertionError: no such record
+        (b"\x86q", b")q"),  # TypeError: more arguments than the function has
+    ],
+)
+def test_pickle_with_a_wrong_byte(pickled: Path, sound: bytes, damaged: bytes) -> None:
+    data = pickled.read_bytes()
+    assert sound in data
+    pickled.write_bytes(data.replace(sound, damaged))
+    refuse(pickled.parent, pickled.name)
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_code_in_a_pickle_is_never_run(pickled: Path, is_zip: bool) -> None:
     mark = pickled.parent / "pwned"

@@ -12,6 +12,7 @@ from mixtral.config import ModelConfig
 from mixtral.gguf_file import read_gguf
 from mixtral.model_source import NANO_FOLDER
 from mixtral.tokenizer import load_tokenizer
+from mixtral.tokenizer.files import built_in_file
 from mixtral.tokenizer.gguf_vocabulary import vocabulary_version
 from tests.checkpoints_for_tests import random_tensors
 
@@ -44,6 +45,23 @@ def test_file_is_made_from_a_file_and_blocks_become_bfloat16(tmp_path: Path) -> 
     exact = dict(open_checkpoint(tmp_path / "d").tensors())
     for name, tensor in exact.items():
         assert torch.equal(found[name], tensor.bfloat16()), name
+
+
+def test_other_vocabulary_of_the_form_of_v1_is_not_replaced_by_the_built_in_one(
+    tiny_config: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config.replace(vocab_size=32000)
+    tensors = random_tensors(config, seed=1)
+    write_checkpoint(tmp_path / "m", config, tensors.items(), layout="hf")
+    whole = built_in_file("v1").read_bytes()
+    changed = whole.replace("\u2581Hello".encode(), "\u2581HELLO".encode())
+    for content, has_vocabulary in ((whole, True), (changed, False)):
+        (tmp_path / "m" / "tokenizer.model").write_bytes(content)
+        file = tmp_path / f"{has_vocabulary}.gguf"
+        convert_to_gguf(tmp_path / "m", file, quantization="f16")
+        assert ("tokenizer.ggml.tokens" in read_gguf(file).metadata) == has_vocabulary
+    assert "is not Mixtral's v1 vocabulary: id " in caplog.text
+    assert "HELLO" in caplog.text
 
 
 def test_model_without_tokenizer_becomes_a_file_without_one(

@@ -18,6 +18,7 @@ import torch
 
 from mixtral.checkpoint import open_checkpoint, resolve_model_path
 from mixtral.checkpoint.folder import find_weight_sets
+from mixtral.checkpoint.hub import _choose_files
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError
 from tests.checkpoints_for_tests import write_random
@@ -262,3 +263,11 @@ def test_path_stays_a_path(tmp_path: Path) -> None:
 def test_one_copy_of_the_weights_is_chosen(names: str, first: list[str] | None) -> None:
     sets = find_weight_sets(names.split())
     assert (list(sets[0].files) if sets else None) == first
+
+
+def test_index_without_its_shards_gives_way_to_another_copy() -> None:
+    index = "model.safetensors.index.json"
+    names = ["config.json", index, "consolidated.safetensors", "params.json"]
+    assert "consolidated.safetensors" in _choose_files("org/name", dict.fromkeys(names, 1))
+    with pytest.raises(CheckpointError, match=rf"org/name has {index}, but none of the files"):
+        _choose_files("org/name", dict.fromkeys(names[:2], 1))

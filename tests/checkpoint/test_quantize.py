@@ -1,6 +1,7 @@
 """Packed checkpoints: what is written is what the kernels' quantiser gives, and errors help."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,6 +244,34 @@ def test_weight_that_is_no_number_is_named(
     with pytest.raises(CheckpointError, match=rf"tensor {W2} cannot be packed: .*\[3, 5\]"):
         write_packed(tmp_path / "b", tiny_config, weights.items(), INT4)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("model.embed_tokens.weight", (3, 5)),
+        ("model.layers.1.input_layernorm.weight", (5,)),
+        (GATE, (3, 5)),
+    ],
+)
+def test_value_that_is_no_number_is_named_where_nothing_is_packed(
+    name: str, place: tuple[int, ...], tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    weights = random_tensors(tiny_config, seed=11)
+    weights[name][place] = float("nan")
+    reason = rf"tensor {name} cannot be packed: {re.escape(str(list(place)))} is nan"
+    with pytest.raises(CheckpointError, match=reason):
+        write_packed(tmp_path / "b", tiny_config, weights.items(), INT4)
+    with pytest.raises(CheckpointError, match=reason):
+        list(quantized_tensors(weights.items(), tiny_config, INT4))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embedding_that_overflows_bfloat16_is_refused(tiny_config: ModelConfig) -> None:
+    weights = random_tensors(tiny_config, seed=11)
+    weights["model.embed_tokens.weight"][0, 1] = torch.finfo(torch.float32).max
+    with pytest.raises(CheckpointError, match=r"\[0, 1\] is 3\.4\d*e\+38, in bfloat16 inf"):
+        list(quantized_tensors(weights.items(), tiny_config, INT4))
 
 
 def test_wrong_streams_are_refused_and_nothing_is_left(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,32 @@ def test_failure_leaves_nothing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is full"):
         pack(source, tmp_path / "b", fail)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_full_disk_keeps_finished_shards_and_the_same_command_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_in_third_shard(num_bytes: int) -> None:
+        if len(list(leftover(source).glob("*.safetensors"))) == 2:
+            raise OSError(28, "No space left on device")
+
+    pack(source, tmp_path / "whole")
+    with pytest.raises(CheckpointError, match=r"is full.*the same command goes on"):
+        pack(source, tmp_path / "b", fail_in_third_shard)
+    finished = written_at(leftover(source))
+    assert len(finished) == 2
+    # An unfinished shard is of no use to the next attempt, and its bytes are needed.
+    assert not list(leftover(source).glob("*.part"))
+
+    with monkeypatch.context() as short:
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        short.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(CheckpointError, match="Free some space"):
+            pack(source, tmp_path / "b")
+    assert written_at(leftover(source)) == finished
+    pack(source, tmp_path / "b")
+    assert contents(tmp_path / "b") == contents(tmp_path / "whole")
+    assert finished.items() <= written_at(tmp_path / "b").items()
 
 
 @needs_signals

@@ -65,6 +65,18 @@ def test_dense_conversion_is_bit_identical(
     assert_same(dict(checkpoint.tensors()), wanted)
 
 
+def test_end_token_that_params_json_cannot_hold_is_said(
+    tiny_config: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = random_tensors(tiny_config, seed=3)
+    for n, eos in enumerate((2, 95)):
+        config = tiny_config.replace(eos_token_id=eos)
+        write_checkpoint(tmp_path / f"hf{n}", config, tensors.items(), layout="hf")
+        write_checkpoint(tmp_path / f"mistral{n}", config, tensors.items(), layout="consolidated")
+        said = "no word for bos_token_id 1 and eos_token_id 95" in caplog.text
+        assert said == (eos == 95)
+
+
 def test_consolidated_file_is_mistrals(tiny_config: ModelConfig, tmp_path: Path) -> None:
     wanted = write_random("hf", tmp_path / "a", tiny_config, seed=3)
     convert(tmp_path / "a", tmp_path / "b", layout="consolidated")

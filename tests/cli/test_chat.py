@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from mixtral import LLM
+from mixtral import LLM, SamplingParams
 from mixtral.checkpoint.peft import write_adapter
-from mixtral.cli.chat_session import HELP
+from mixtral.cli.chat import _handle_at_terminal
+from mixtral.cli.chat_session import HELP, ChatSession
 from mixtral.cli.conversation import Conversation, Turn
 from mixtral.errors import InvalidRequest
 from mixtral.model_source import find_model
@@ -117,10 +118,14 @@ def test_every_command(chat: Run, tmp_path: Path) -> None:
         ("/params n=2", "'n=2' sets nothing"),
         ("/params seed", "'seed' sets nothing"),
         ("/params logit_bias=3", "logit_bias is '3'"),
+        ('/params logit_bias={"' + "9" * 5000 + '": 1}', "logit_bias token id is '999"),
         ("/params stop=[1]", "stop is [1]"),
         ("/save", "/save needs the name of a file"),
         ("/load /nowhere/x.json", "/nowhere/x.json: No such file"),
-        ("/save /nowhere/x.json", "/nowhere/x.json: No such file"),
+        ("/save new.json", "the conversation is empty, so there is nothing to save"),
+        ("/save! new.json", "the conversation is empty, so there is nothing to save"),
+        ("/exit strategies", "/exit takes nothing"),
+        ("/exit\tstrategies", "/exit takes nothing"),
         ("/reset all", "/reset takes nothing"),
     ],
 )
@@ -131,6 +136,23 @@ def test_wrong_command_is_one_line_and_the_chat_goes_on(chat: Run, line: str, pa
     assert part in errors[0]
     assert result.stdout == "0 of 256 tokens in 0 messages.\n"
     assert result.exit_code == 0
+
+
+def test_save_leaves_a_file_of_others_alone(
+    chat: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(LLM, "stream_chat", fake_stream("Hi"))
+    file = tmp_path / "talk.json"
+    file.write_text("[]")
+    result = chat("Hello", f"/save {file}", "/save /nowhere/x.json")
+    assert f"error: {file} is there already, and is not from this chat" in result.stderr
+    assert f"overwrite it with /save! {file}." in result.stderr
+    assert "/nowhere/x.json: No such file" in result.stderr
+    assert file.read_text() == "[]"
+    assert "error" not in chat("Hello", f"/save! {file}", "Go on", f"/save {file}").stderr
+    assert len(json.loads(file.read_text())) == 4
+    assert "error" not in chat(f"/load {file}", "Go on", f"/save {file}").stderr
+    assert len(json.loads(file.read_text())) == 6
 
 
 def test_message_that_does_not_fit_is_said_with_numbers_and_taken_back(chat: Run) -> None:
@@ -163,6 +185,24 @@ def test_interrupt_stops_the_answer_and_keeps_it(
         "interrupted": True,
     }
     assert "in 2 messages" in result.stdout
+
+
+def test_interrupt_beside_an_answer_keeps_the_conversation(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = ChatSession(LLM(str(tiny), device="cpu"), SamplingParams())
+    monkeypatch.setattr(LLM, "stream_chat", fake_stream("Hi"))
+    assert _handle_at_terminal(session, "Hello")
+    monkeypatch.setattr(LLM, "stream_chat", fake_stream("Half", interrupt=True))
+    monkeypatch.setattr("mixtral.cli.chat_session.write_text", _interrupted)
+    assert _handle_at_terminal(session, "Go on")
+    assert _handle_at_terminal(session, "/tokens")
+    assert "[stopped; the conversation stays]" in capsys.readouterr().err
+    assert [turn.content for turn in session.conversation.turns] == ["Hello", "Hi"]
+
+
+def _interrupted(text: str) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("interrupt", [True, False])
@@ -215,6 +255,7 @@ def test_conversation_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         ('[{"role": "user"}]', "content None"),
         ('[{"role": "assistant", "content": ""}]', "empty answer"),
         ('[{"role": "user", "content": "x", "tools": []}]', "the key tools"),
+        ('[{"role": "user", "content": "x", "interrupted": "no"}]', "interrupted 'no'"),
         (
             '[{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]',
             "message 2 is a system message",

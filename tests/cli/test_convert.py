@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mixtral.checkpoint import open_checkpoint
+from mixtral.gguf_file import read_gguf
 from mixtral.kernels.quantize import quantize
 from mixtral.quantization import RECIPES
 from tests.cli.conftest import Run
@@ -70,6 +71,21 @@ def test_random_weights_are_packed_as_they_stream(run: Run, tmp_path: Path) -> N
     assert checkpoint.recipe is not None
     assert checkpoint.recipe.origin is not None
     assert checkpoint.recipe.origin.source == "random:nano"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float16", "F16"), ("bfloat16", "BF16"), ("float32", "BF16")]
+)
+def test_gguf_without_a_dtype_keeps_that_of_the_weights(
+    run: Run, tiny: Path, tmp_path: Path, dtype: str, kind: str
+) -> None:
+    # params.json has no word for the dtype, only the weights themselves tell it.
+    source, file = tmp_path / "source", tmp_path / "m.gguf"
+    assert run("convert", tiny, source, "--format", "consolidated", "--dtype", dtype).exit_code == 0
+    result = run("convert", source, file, "--format", "gguf")
+    assert result.exit_code == 0
+    assert read_gguf(file).tensors["blk.0.attn_q.weight"].kind.name == kind
+    assert ("is stored in float32" in result.stderr) == (dtype == "float32")
 
 
 def test_gguf_there_and_back(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -62,6 +62,55 @@ def test_model_fits_when_weights_and_a_full_context_do(
         assert values["max_context_that_fits"]["bfloat16"] == (32_768 if fits else 32_767)
 
 
+def test_context_without_a_named_cache_is_that_of_a_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    free = 1_000_000_000
+    available = 2 * 7_241_732_096 + free
+    monkeypatch.setattr(info, "available_memory_bytes", lambda: available)
+    values = json.loads(run("info", "7b", "--json").stdout)
+    tokens = int(0.3 * free / 131_072)
+    assert values["default_context"]["bfloat16"] == tokens
+    assert values["default_context"]["float32"] == 0
+    text = run("info", "7b").stdout
+    assert f"context of {free // 131_072:,} tokens; {tokens:,} tokens without --kv-cache-gb" in text
+
+
+def test_cached_context_of_float32_weights_is_float32(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    values = [
+        json.loads(run("info", "8x7b", "--json", "--context", context).stdout)["peak_bytes"]
+        for context in (1024, 2048)
+    ]
+    per_token = 131_072
+    assert values[1]["float32"] - values[0]["float32"] == 1024 * 2 * per_token
+    assert values[1]["bfloat16"] - values[0]["bfloat16"] == 1024 * per_token
+    assert "186.8 GB + 8.6 GB for a full context" in run("info", "8x7b").stdout
+
+
+def test_context_is_that_of_the_model_at_most(run: Run) -> None:
+    result = run("info", "nano", "--context", 100_000)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: context is 100000; it must be from 1 to 8192, the context of this model.\n"
+    )
+    assert "with a context of 8,192 tokens" in run("info", "nano", "--context", 8192).stdout
+    assert "with a context of 4,096 tokens" in run("info", "nano").stdout
+
+
+def test_short_model_has_its_whole_context_by_default(run: Run, tiny: Path) -> None:
+    assert "with a context of 256 tokens" in run("info", tiny).stdout
+
+
+def test_layers_of_a_hub_id_are_refused(run: Run) -> None:
+    result = run("info", "someone/nothing", "--layers", 2)
+    assert result.exit_code == 2
+    assert "layers is 2, but 'someone/nothing' has weights of its own" in result.stderr
+
+
 def test_layers_option_changes_the_count(run: Run) -> None:
     values = json.loads(run("info", "random:8x7b", "--layers", 2, "--json").stdout)
     assert values["config"]["num_hidden_layers"] == 2

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -119,6 +120,16 @@ def test_answer_ends_valid_within_any_limit_that_has_room(
             value = json.loads(answer.text)
             error = next(iter(validator.iter_errors(value)), None)
             assert error is None, (max_tokens, answer.text, schema)
+
+
+@pytest.mark.parametrize("end", ["\\", '"', "\n"])
+def test_string_whose_pattern_ends_with_an_escape_ends_in_time(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, rng: random.Random, end: str
+) -> None:
+    grammar = compiler.json_schema({"type": "string", "pattern": f"{re.escape(end)}$"})
+    for max_tokens in (3, 12, 25):
+        answer = draw(grammar, tokenizer, max_tokens, rng, end=0)
+        assert json.loads(answer.text).endswith(end)
 
 
 def test_most_random_schemas_are_held(compiler: GrammarCompiler) -> None:

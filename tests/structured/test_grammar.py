@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -107,8 +108,6 @@ def test_choice_holds_for_the_decoded_text(
 
 @pytest.mark.parametrize("version", ["v1", "v3"])
 def test_regex_holds_for_the_decoded_text(request: Any, rng: random.Random, version: str) -> None:
-    import re
-
     prefix = "v1_" if version == "v1" else ""
     compiler = request.getfixturevalue(f"{prefix}compiler")
     tokenizer = request.getfixturevalue(f"{prefix}tokenizer")
@@ -117,6 +116,15 @@ def test_regex_holds_for_the_decoded_text(request: Any, rng: random.Random, vers
         for max_tokens in (12, 30, 60):
             answer = draw(grammar, tokenizer, max_tokens, rng)
             assert re.fullmatch(pattern, answer.text), (pattern, answer)
+
+
+@pytest.mark.parametrize("pattern", ["^[0-9]{2}$", "^1|23$", "(^45$)|6", "^$"])
+def test_anchors_at_the_edges_of_a_regex_say_nothing_new(
+    compiler: GrammarCompiler, pattern: str
+) -> None:
+    grammar = compiler.regex(pattern)
+    for text in ("", "1", "23", "45", "6", "123", "234", "456", "1\n"):
+        assert is_derivable(grammar, text) == bool(re.fullmatch(pattern, text))
 
 
 def test_json_object_is_an_object_from_random_weights(

@@ -128,6 +128,25 @@ def test_annotations_and_keywords_without_effect_are_no_obstacle(
     assert compiler.json_schema(schema)
 
 
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": ["string", "boolean"], "format": "date"}, "2024-02-29", "true"),
+        ({"type": ["string", "boolean"], "pattern": "^[0-9]{5}$"}, True, "true"),
+        ({"enum": ["low", "medium"], "pattern": "^m"}, "medium", "low"),
+        ({"enum": ["2024-01-01", "n/a"], "format": "date"}, "2024-01-01", "n/a"),
+        ({"pattern": "^x", "allOf": [{"enum": ["a", "xyz"]}]}, "xyz", "a"),
+        ({"type": "string", "pattern": "^[a-z]+-[0-9]$", "minLength": 6}, "abcd-0", "abc-0"),
+    ],
+)
+def test_pattern_holds_beside_what_has_a_shorter_text(
+    compiler: GrammarCompiler, schema: dict[str, Any], good: Any, bad: Any
+) -> None:
+    grammar = compiler.json_schema(schema)
+    assert is_json_derivable(grammar, good)
+    assert not is_json_derivable(grammar, bad)
+
+
 def test_one_of_holds_where_a_constant_tells_the_branches_apart(compiler: GrammarCompiler) -> None:
     schema = {
         "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],

@@ -206,3 +206,79 @@ def test_vocab_size_of_the_model_is_checked() -> None:
     assert padded.decode([22557, 32063]) == "Hello"
     assert padded.token_bytes(32000) == b""
     assert not padded.is_byte(32000)
+
+
+def decoder(tokens: dict[int, str]) -> dict[str, object]:
+    """Return tokenizer_config.json as Hugging Face writes it."""
+    return {"added_tokens_decoder": {str(i): {"content": t} for i, t in tokens.items()}}
+
+
+CHATML = {32000: "<|im_end|>", 32001: "<|im_start|>"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", {token: i for i, token in CHATML.items()}),
+        ("tokenizer_config.json", decoder({0: "<unk>", 1: "<s>", 2: "</s>"} | CHATML)),
+        ("tokenizer.json", {"added_tokens": [{"id": i, "content": t} for i, t in CHATML.items()]}),
+    ],
+)
+def test_tokens_that_a_fine_tune_added_are_refused_by_name(
+    tmp_path: Path, built_in_files: dict[str, Path], name: str, content: dict[str, object]
+) -> None:
+    shutil.copy(built_in_files["v1"], tmp_path / "tokenizer.model")
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    for vocab_size in (32002, None):
+        with pytest.raises(
+            TokenizerError, match=rf"{name} adds '<\|im_end\|>' as id 32000"
+        ) as caught:
+            load_tokenizer(tmp_path, vocab_size=vocab_size)
+        assert "\n" not in str(caught.value)
+    # The model has no such rows, or the user named the file, or another tokenizer.
+    assert load_tokenizer(tmp_path, vocab_size=32000).num_padding_ids == 0
+    assert load_tokenizer(tmp_path / "tokenizer.model", vocab_size=32002).num_padding_ids == 2
+    assert load_tokenizer("v1", vocab_size=32002).num_padding_ids == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "tokens"),
+    [
+        ("v1", {0: "<unk>", 1: "<s>", 2: "</s>"}),
+        ("v1", {0: "<unk>", 1: "<s>", 2: "</s>", 32000: "<pad>"}),
+        ("v3", {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 10: "[control_8]", 770: "[REF]"}),
+    ],
+)
+def test_added_tokens_that_have_a_piece_or_only_pad_are_fine(
+    tmp_path: Path, built_in_files: dict[str, Path], version: str, tokens: dict[int, str]
+) -> None:
+    shutil.copy(built_in_files[version], tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(decoder(tokens)), encoding="utf-8")
+    for vocab_size in (None, 32832):
+        assert load_tokenizer(tmp_path, vocab_size=vocab_size).version == version
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"<|im_end|>": null}'])
+def test_damaged_list_of_added_tokens_is_refused(
+    tmp_path: Path, built_in_files: dict[str, Path], content: str
+) -> None:
+    shutil.copy(built_in_files["v1"], tmp_path / "tokenizer.model")
+    (tmp_path / "added_tokens.json").write_text(content, encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"added_tokens\.json does not say") as caught:
+        load_tokenizer(tmp_path, vocab_size=32002)
+    assert "\n" not in str(caught.value)
+
+
+def test_chat_template_that_is_not_mistrals_is_said(
+    tmp_path: Path, built_in_files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(built_in_files["v1"], tmp_path / "tokenizer.model")
+    settings = tmp_path / "tokenizer_config.json"
+    for template in ("{{ '[INST] ' + messages[0].content }}", [{"template": "[INST]"}], None):
+        settings.write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+        load_tokenizer(tmp_path)
+    assert caplog.text == ""
+    template = "{{ '<|im_start|>' + messages[0].content }}"
+    settings.write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+    load_tokenizer(tmp_path)
+    assert "a chat template without [INST]" in caplog.text

@@ -65,7 +65,7 @@ def _stretches(lines: Iterator[str]) -> Iterator[str]:
 def _encode_line(line: str, path: Path, number: int, tokenizer: Tokenizer) -> list[int]:
     try:
         values: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from error
     try:
         if isinstance(values, dict) and "messages" in values:

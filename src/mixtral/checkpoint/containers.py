@@ -238,6 +238,21 @@ def _safetensors_entry(path: Path, name: str, entry: Any, data_start: int) -> St
     )
 
 
+# What torch.load raises when bytes of the pickle, or of the zip around it, are other ones.
+_DAMAGED_PICKLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    TypeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+)
+
+
 def _pickle_tensors(path: Path, size: int) -> dict[str, StoredTensor]:
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -253,7 +268,7 @@ def _pickle_tensors(path: Path, size: int) -> dict[str, StoredTensor]:
             f"{path} {what}; it was not run. Use a file from a source you trust, "
             "safetensors if there is one."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except _DAMAGED_PICKLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is cut or is not a PyTorch file ({size} bytes): {reason}. {_DOWNLOAD_AGAIN}"

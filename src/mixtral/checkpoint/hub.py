@@ -130,7 +130,13 @@ def _choose_files(repo: str, sizes: Mapping[str, int]) -> list[str]:
             f"{repo} has no weights that can be read (it holds {', '.join(sorted(sizes)[:5])}); "
             "choose a repository with model*.safetensors or consolidated files."
         )
-    chosen = sets[0]
+    # An index may be there without its shards; whether all of them are is for the reader to say.
+    chosen = next((weights for weights in sets if weights.files), None)
+    if chosen is None:
+        raise CheckpointError(
+            f"{repo} has {sets[0].index}, but none of the files of weights that belong to it; "
+            "choose another repository or revision."
+        )
     index = (chosen.index,) if chosen.index else ()
     ours = (*CONFIG_FILES, CHECKSUMS_FILE)
     about = (n for n in sizes if n in ours or TOKENIZER_FILES.fullmatch(n))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mixtral.checkpoint.containers import SAFETENSORS_DTYPES, STORED_DTYPES
 from mixtral.checkpoint.packed_names import PackedTensor
-from mixtral.checkpoint.staging import PROGRESS_FILE, write_json
+from mixtral.checkpoint.staging import PROGRESS_FILE, UNFINISHED, write_json
 from mixtral.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class PackedShards:
             )
 
     def _part(self, shard: Shard) -> Path:
-        return self._folder / f"{shard.file}.part"
+        return self._folder / f"{shard.file}{UNFINISHED}"
 
 
 def _read_progress(file: Path, fingerprint: str | None) -> Sums:

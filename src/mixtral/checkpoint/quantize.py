@@ -13,7 +13,7 @@ another version of this program make it start over. Equal sources give equal byt
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from mixtral.checkpoint.names import HEAD, canonical_shapes, list_tensors
 from mixtral.checkpoint.packed_names import PackedTensor, packed_tensors
 from mixtral.checkpoint.packed_shards import PackedShards, Shard, plan_shards
 from mixtral.checkpoint.packing_source import PackableSource, open_packable
-from mixtral.checkpoint.staging import copy_tokenizer, staged, write_json
+from mixtral.checkpoint.staging import staged, write_json
 from mixtral.config import DType, ModelConfig
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.kernels.formats import GRIDS, SCALE_FACTORS
@@ -69,7 +69,7 @@ def quantized_tensors(
     for planned, value in _planned(tensors, config, packed_tensors(config, recipe)):
         if planned.format is None:
             dtype = kept_dtype(str(value.dtype).removeprefix("torch."))
-            yield planned.name, cast(value, STORED_DTYPES[dtype], planned.name)
+            yield planned.name, _cast_finite(value, STORED_DTYPES[dtype], planned.name)
         else:
             yield planned.name, _convert(planned, value)
         del value  # Before the stream makes the next one.
@@ -130,7 +130,9 @@ def write_packed(
     recipe: QuantizationRecipe,
     *,
     kept: DType = "float32",
-    tokenizer: Path | None = None,
+    dtypes: Mapping[str, str] | None = None,
+    add_tokenizer: Callable[[Path], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
     max_shard_bytes: int = _MAX_SHARD_BYTES,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
@@ -142,14 +144,17 @@ def write_packed(
         tensors: Weights or packed matrices, as for ``quantized_tensors``.
         recipe: Formats of the parts; its ``origin`` says how the weights were made.
         kept: Type in which norms and routers are stored; float32 holds those of any stream.
-        tokenizer: A folder from which the files of the tokenizer are copied.
+        dtypes: Our names and the types of those that are stored in another one than ``kept``.
+        add_tokenizer: Puts the files of a tokenizer into the folder it gets.
+        finish: Called with the folder when it is whole, before it gets its name; what it writes
+            there belongs to the checkpoint.
         max_shard_bytes: Largest size of a shard's tensors; a larger tensor gets its own shard.
         on_bytes: Called with the number of bytes each time some are on their way to disk.
 
     Raises:
         CheckpointError: A tensor is missing or wrong, or the target cannot be written.
     """
-    planned = packed_tensors(config.replace(dtype=kept), recipe)
+    planned = packed_tensors(config.replace(dtype=kept), recipe, dtypes)
     shards = plan_shards(planned, max_shard_bytes)
     with staged(target) as staging:
         files = PackedShards(staging, shards, fingerprint=None, on_bytes=on_bytes)
@@ -157,9 +162,11 @@ def write_packed(
             for tensor, value in _planned(tensors, config, planned):
                 files.write(tensor, _convert(tensor, value))
                 del value
-        if tokenizer is not None:
-            copy_tokenizer(tokenizer, staging)
+        if add_tokenizer is not None:
+            add_tokenizer(staging)
         _write_description(staging, files, packed_config(config), recipe)
+        if finish is not None:
+            finish(staging)
 
 
 def _planned(
@@ -197,7 +204,7 @@ def _convert(planned: PackedTensor, value: Tensor) -> Tensor:
     """Return a tensor as it is stored, from a weight or from what was stored so before."""
     wanted = STORED_DTYPES[planned.dtype]
     if not is_low_bit(planned.format):
-        return cast(value, wanted, planned.source)
+        return _cast_finite(value, wanted, planned.source)
     if value.dtype == wanted:
         if tuple(value.shape) != planned.shape:
             raise CheckpointError(
@@ -209,6 +216,21 @@ def _convert(planned: PackedTensor, value: Tensor) -> Tensor:
         return _quantize_in_slabs(value, planned.format)
     except ConfigError as error:
         raise CheckpointError(f"tensor {planned.source} cannot be packed: {error}") from error
+
+
+def _cast_finite(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Convert what stays unpacked; it is refused by name and place, as matrices are."""
+    converted = cast(value, dtype, name)
+    is_finite = converted.isfinite()
+    if not is_finite.all():
+        place = (~is_finite).nonzero()[0].tolist()
+        raise CheckpointError(
+            f"tensor {name} cannot be packed: {place} is {value[tuple(place)].item()}, in "
+            f"{str(dtype).removeprefix('torch.')} {converted[tuple(place)].item()}; "
+            f"{int((~is_finite).sum())} of {value.numel()} values are not finite numbers. "
+            "Check the checkpoint's source."
+        )
+    return converted
 
 
 def _quantize_in_slabs(weight: Tensor, format_name: str) -> Tensor:

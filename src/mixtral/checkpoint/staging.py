@@ -1,13 +1,14 @@
 """A model folder appears whole or not at all.
 
 Files are written to ``.NAME.XXXXXXXX.partial`` beside the target, and the folder is renamed when
-everything is on disk. A failure removes it. If the process is killed, what is left has no config
-and does not load.
+everything is on disk. A failure removes it, unless a long job has noted finished files in it. If
+the process is killed, what is left has no config and does not load.
 
 What the next attempt at the same target does with such a leftover depends on its X. They are
 random for a quick job: the leftover is removed. A long job derives them from what it is about to
-write (its fingerprint): then it finds its own leftover and goes on from there, also after Ctrl-C,
-and removes those of other jobs. A lock on the folder keeps two processes apart.
+write (its fingerprint): then it finds its own leftover and goes on from there, also after Ctrl-C
+or on a disk that was full, and removes those of other jobs. A lock on the folder keeps two
+processes apart.
 """
 
 import errno
@@ -31,10 +32,15 @@ logger = logging.getLogger(__name__)
 PROGRESS_FILE = "progress.json"
 """What a long job has finished; it is gone when the folder gets its name."""
 
+UNFINISHED = ".part"
+"""What the name of a file ends in while a long job writes it."""
+
 
 @contextmanager
 def staged(target: Path, *, fingerprint: str | None = None) -> Iterator[Path]:
-    """Give a folder beside the target; rename it at the end, remove it on any failure.
+    """Give a folder beside the target; rename it at the end.
+
+    A failure removes it, unless it holds ``PROGRESS_FILE``: then its finished files stay.
 
     Args:
         target: Where the files shall be; it must not exist, or be empty.
@@ -63,16 +69,9 @@ def staged(target: Path, *, fingerprint: str | None = None) -> Iterator[Path]:
         staging.rename(target)
         sync_folder(target.parent)
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise _explain(target, error) from error
-    except (KeyboardInterrupt, SystemExit):
-        if (staging / PROGRESS_FILE).exists():
-            logger.warning("%s keeps what is done; the same command goes on with it", staging)
-        else:
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
+        raise _explain(target, error, is_kept=_clear_unfinished(staging)) from error
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        _clear_unfinished(staging)
         raise
     finally:
         lock.release()
@@ -130,6 +129,17 @@ def _remove_leftovers(target: Path, *, keep: Path) -> None:
         lock.release()
 
 
+def _clear_unfinished(staging: Path) -> bool:
+    """Remove what the next attempt cannot use; return whether anything is left for it."""
+    if not (staging / PROGRESS_FILE).exists():
+        shutil.rmtree(staging, ignore_errors=True)
+        return False
+    for file in staging.glob(f"*{UNFINISHED}"):
+        file.unlink(missing_ok=True)
+    logger.warning("%s keeps what is done; the same command goes on with it", staging)
+    return True
+
+
 def _require_free_name(target: Path) -> None:
     try:
         if target.is_dir() and not any(target.iterdir()):
@@ -143,11 +153,10 @@ def _require_free_name(target: Path) -> None:
         )
 
 
-def _explain(target: Path, error: OSError) -> CheckpointError:
+def _explain(target: Path, error: OSError, *, is_kept: bool = False) -> CheckpointError:
     if error.errno == errno.ENOSPC:
-        return CheckpointError(
-            f"the disk of {target.parent} is full; free some space and try again."
-        )
+        what = "the same command goes on with what is done" if is_kept else "try again"
+        return CheckpointError(f"the disk of {target.parent} is full; free some space, and {what}.")
     return CheckpointError(
         f"{target} cannot be written: {error.strerror or error}. Choose another target."
     )

@@ -179,6 +179,12 @@ def _write(
     else:
         shards.paths[0].rename(staging / "consolidated.safetensors")
         write_json(staging / "params.json", config.to_params_json())
+        if (ids := (config.bos_token_id, config.eos_token_id)) != (1, 2):
+            logger.warning(
+                "params.json has no word for bos_token_id %d and eos_token_id %d; whoever reads it "
+                "takes 1 and 2",
+                *ids,
+            )
 
 
 def _checked(

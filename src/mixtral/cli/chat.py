@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,8 @@ from mixtral.cli.options import (
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings
+
+    from mixtral.cli.chat_session import ChatSession
 
 app = typer.Typer(add_completion=False)
 
@@ -66,8 +69,18 @@ def chat(
             "/help lists commands, Ctrl-D leaves."
         )
     read = _terminal_reader() if is_terminal else _read_line
-    while (line := read()) is not None and session.handle(line):
+    handle = partial(_handle_at_terminal, session) if is_terminal else session.handle
+    while (line := read()) is not None and handle(line):
         pass
+
+
+def _handle_at_terminal(session: "ChatSession", line: str) -> bool:
+    """Do what a line says; Ctrl-C beside an answer ends that alone, not the conversation."""
+    try:
+        return session.handle(line)
+    except KeyboardInterrupt:
+        note("[stopped; the conversation stays]")
+        return True
 
 
 def _read_line() -> str | None:

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mixtral.llm import LLM
 
 # They give several answers or print nothing in a chat, so setting them is refused, not ignored.
 _NOT_IN_CHAT = ("n", "logprobs")
+_MAX_ID_DIGITS = 20
 # Values may hold spaces, so settings end where the next name begins.
 _BEFORE_NAME = re.compile(r"\s+(?=[a-z_]+=)")
 
@@ -31,6 +33,7 @@ HELP: Mapping[str, str] = {
     "/system [TEXT]": 'show or set the system text; /system "" removes it',
     "/reset": "forget what was said; the system text stays",
     "/save FILE": "write the conversation as JSON messages",
+    "/save! FILE": "the same, also over a file that is not from this chat",
     "/load FILE": "go on with a saved conversation",
     "/params [NAME=VALUE ...]": "show or set how answers are sampled",
     "/tokens": "show the token ids of the conversation and their number",
@@ -57,16 +60,21 @@ class ChatSession:
         self.params = params
         self._llm = llm
         self._safe_prompt = safe_prompt
+        # Files whose conversation this chat has read or written, so it may write them again.
+        self._own_files: set[Path] = set()
         # The command loads one adapter at most.
         self._adapter = next(iter(llm.requests.adapters), None)
         self._commands: dict[str, Callable[[str], None]] = {
             "/system": self._system,
             "/reset": self._reset,
             "/save": self._save,
+            "/save!": partial(self._save, is_forced=True),
             "/load": self._load,
             "/params": self._params,
             "/tokens": self._tokens,
             "/help": self._help,
+            # Without anything after it, it never comes here.
+            "/exit": partial(_refuse_argument, "/exit"),
         }
 
     def handle(self, line: str) -> bool:
@@ -77,10 +85,10 @@ class ChatSession:
         if text.startswith("//"):
             self.answer(text[1:])
         elif text.startswith("/"):
-            name, _, rest = text.partition(" ")
-            if name == "/exit":
+            if text == "/exit":
                 return False
-            self._run_command(name, rest.strip())
+            name, *rest = text.split(maxsplit=1)
+            self._run_command(name, "".join(rest))
         else:
             self.answer(line)
         return True
@@ -96,17 +104,16 @@ class ChatSession:
     def answer(self, text: str) -> None:
         """Send a message and print the answer as it comes.
 
-        A message that does not fit is taken back and said so with numbers. Ctrl-C stops the
+        A message that does not fit is not kept, which is said with numbers. Ctrl-C stops the
         answer; what was printed stays in the conversation.
         """
-        turns = self.conversation.turns
-        turns.append(Turn(role="user", content=text))
+        messages = [*self.conversation.messages(), {"role": "user", "content": text}]
         pieces: list[str] = []
         first_at, usage, reason, stopped = math.nan, None, None, False
         try:
             for chunk in self._llm.stream_chat(
-                self.conversation.messages(),
-                self._fitted_params(),
+                messages,
+                self._fitted_params(messages),
                 self._safe_prompt,
                 adapter=self._adapter,
             ):
@@ -118,7 +125,6 @@ class ChatSession:
         except KeyboardInterrupt:
             stopped = True
         except Error as error:
-            turns.pop()
             hint = " /reset starts over." if isinstance(error, ContextLengthExceeded) else ""
             _complain(f"{str(error).rstrip('.')}.{hint} Your message was not sent.")
             return
@@ -126,20 +132,23 @@ class ChatSession:
         content = "".join(pieces)
         if not content:
             # The template has no empty answers, so neither has the conversation.
-            turns.pop()
             why = "stopped before the answer began" if stopped else "the answer is empty"
             note(f"[{why}; your message is not kept in the conversation]")
             return
-        turns.append(Turn(role="assistant", content=content, is_interrupted=stopped))
+        # Both at once: a second Ctrl-C leaves no message without its answer.
+        self.conversation.turns += [
+            Turn(role="user", content=text),
+            Turn(role="assistant", content=content, is_interrupted=stopped),
+        ]
         if stopped:
             note("[answer stopped; what there is of it stays in the conversation]")
         if usage is not None:
             self._report(usage, reason, seconds=time.perf_counter() - first_at)
 
-    def _fitted_params(self) -> SamplingParams:
+    def _fitted_params(self, messages: list[dict[str, str]]) -> SamplingParams:
         if self.params.max_tokens is not None:
             return self.params
-        prompt = self._llm.encode_chat(self.conversation.messages(), safe_prompt=self._safe_prompt)
+        prompt = self._llm.encode_chat(messages, safe_prompt=self._safe_prompt)
         return with_max_tokens(self.params, room=self._llm.max_model_len - len(prompt))
 
     def _report(self, usage: Any, reason: str | None, *, seconds: float) -> None:
@@ -184,14 +193,25 @@ class ChatSession:
         self.conversation.turns.clear()
         _say(f"forgot {count} messages.")
 
-    def _save(self, name: str) -> None:
-        path = _file("/save", name)
+    def _save(self, name: str, *, is_forced: bool = False) -> None:
+        command = "/save!" if is_forced else "/save"
+        path = _file(command, name)
+        count = len(self.conversation.messages())
+        if not count:
+            raise InvalidRequest("the conversation is empty, so there is nothing to save.")
+        if not is_forced and path.resolve() not in self._own_files and path.exists():
+            raise InvalidRequest(
+                f"{path} is there already, and is not from this chat; give another name, or "
+                f"overwrite it with /save! {name}."
+            )
         self.conversation.save(path)
-        _say(f"saved {len(self.conversation.messages())} messages to {path}.")
+        self._own_files.add(path.resolve())
+        _say(f"saved {count} messages to {path}.")
 
     def _load(self, name: str) -> None:
         path = _file("/load", name)
         self.conversation = Conversation.load(path)
+        self._own_files.add(path.resolve())
         _say(f"loaded {len(self.conversation.messages())} messages from {path}.")
 
     def _params(self, text: str) -> None:
@@ -275,4 +295,9 @@ def _parse_setting(entry: str) -> tuple[str, Any]:
         return name, value
     if not isinstance(value, dict):
         raise InvalidRequest(f'logit_bias is {text!r}; it must be JSON such as {{"2": -100}}.')
-    return name, {int(key) if key.isdecimal() else key: bias for key, bias in value.items()}
+    return name, {_token_id(key): bias for key, bias in value.items()}
+
+
+def _token_id(key: str) -> int | str:
+    # int() refuses thousands of digits; SamplingParams says what is wrong with a text.
+    return int(key) if key.isdecimal() and len(key) < _MAX_ID_DIGITS else key

@@ -99,8 +99,10 @@ class Conversation:
             raise InvalidRequest(
                 f"{where} has the key {unknown[0]}; a chat here has role and content only."
             )
+        is_cut = entry.get("interrupted", False)
+        if not isinstance(is_cut, bool):
+            raise InvalidRequest(f"{where} has interrupted {is_cut!r}; it must be true or false.")
         if role != "system":
-            is_cut = bool(entry.get("interrupted"))
             self.turns.append(Turn(role=role, content=content, is_interrupted=is_cut))
         elif index == 0:
             self.system = content

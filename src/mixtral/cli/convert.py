@@ -4,6 +4,7 @@ Tensors stream from the source to the target one at a time, so memory holds one 
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mixtral.model_source import ModelSource
 
 app = typer.Typer(add_completion=False)
+logger = logging.getLogger(__name__)
 
 _Layout = Literal["hf", "consolidated"]
 _Gguf = Literal["f16", "bf16", "q8_0", "q4_0"]
@@ -80,8 +82,8 @@ def convert(
         str | None,
         typer.Option(
             "--quantization",
-            help="int8, int4 or int3: pack the matrices in a low-bit format; a conversion that "
-            "was stopped goes on where it was when the same command runs again. "
+            help="int8, int4 or int3: pack the matrices in a low-bit format; a conversion without "
+            "--calibrate that was stopped goes on where it was when the same command runs again. "
             "With --format gguf: q8_0, q4_0, f16 or bf16.",
         ),
     ] = None,
@@ -90,7 +92,8 @@ def convert(
         typer.Option(
             "--calibrate",
             help="Text (.txt, or .jsonl with texts or conversations) on which the low-bit rounding "
-            "is calibrated; a tenth of it is held out and measures the result.",
+            "is calibrated; a tenth of it is held out and measures the result. If it is stopped, "
+            "it starts over.",
         ),
     ] = None,
     dtype: Annotated[
@@ -113,7 +116,7 @@ def convert(
     found = find_or_download(source, layers=layers)
     begin = time.perf_counter()
     if wish.format == "gguf":
-        _write_gguf(found, target, _gguf_quantization(wish, found.config))
+        _write_gguf(found, target, _gguf_quantization(wish, found))
     elif wish.quantization is not None and calibrate is not None:
         run_calibration(found, target, wish.quantization, calibrate, as_json=as_json)
     elif wish.quantization is not None:
@@ -166,10 +169,26 @@ def _check_wish(target_format: str | None, quantization: str | None, dtype: str 
     return _Wish(format=chosen, quantization=quantization, dtype=dtype)
 
 
-def _gguf_quantization(wish: _Wish, config: "ModelConfig") -> _Gguf:
+def _gguf_quantization(wish: _Wish, source: "ModelSource") -> _Gguf:
     if wish.quantization is not None:
         return cast(_Gguf, wish.quantization)
-    return "f16" if (wish.dtype or config.dtype) == "float16" else "bf16"
+    stored = _stored_dtype(source)
+    if wish.dtype is None and stored == "float32":
+        logger.warning(
+            "%s is stored in float32 and its matrices become bfloat16; --dtype float16 keeps more "
+            "digits",
+            source.name,
+        )
+    return "f16" if (wish.dtype or stored) == "float16" else "bf16"
+
+
+def _stored_dtype(source: "ModelSource") -> str:
+    """Return the dtype of the weights themselves; the config may say another one, or none."""
+    from mixtral.checkpoint import open_checkpoint
+
+    if source.folder is None:
+        return source.config.dtype
+    return open_checkpoint(source.folder).dtype
 
 
 def _write(

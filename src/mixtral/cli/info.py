@@ -17,9 +17,9 @@ from rich.table import Table
 from mixtral.cli.console import format_bytes, format_count, print_json, stdout_console
 from mixtral.cli.options import LayersOption
 from mixtral.config import DType, ModelConfig, read_recipe_file
-from mixtral.errors import CheckpointError, TokenizerError
+from mixtral.errors import CheckpointError, ConfigError, TokenizerError
 from mixtral.machine import available_memory_bytes
-from mixtral.memory_plan import peak_bytes
+from mixtral.memory_plan import CACHE_SHARE, cache_dtype, peak_bytes
 from mixtral.model_source import ModelSource, find_model, is_hub_id, read_config
 from mixtral.quantization import RECIPES, QuantizationRecipe
 from mixtral.tokenizer import load_tokenizer
@@ -27,6 +27,8 @@ from mixtral.tokenizer import load_tokenizer
 app = typer.Typer(add_completion=False)
 
 _DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+# Long enough for a conversation.
+_CONTEXT = 4096
 _CONFIG_FILES = ("config.json", "params.json")
 _WEIGHT_FILES = (
     ("Hugging Face", re.compile(r"model(-\d+-of-\d+)?\.safetensors")),
@@ -46,6 +48,8 @@ class Fit:
     """Bytes that are free."""
     max_context: int
     """Tokens of context that fit beside the weights; 0 where not even the weights fit."""
+    default_context: int
+    """Tokens of context that a run gives where the size of its KV cache is not named."""
     peak_bytes: int
     """Peak memory of a process that runs it with the context asked about."""
 
@@ -59,9 +63,11 @@ class Fit:
         """The numbers behind it."""
         needs = f"needs {format_bytes(self.weight_bytes)} + {format_bytes(self.kv_bytes)}"
         numbers = f"{needs} for a full context, {format_bytes(self.available_bytes)} are free"
-        if self.fits or not self.max_context:
+        if not self.fits and self.max_context:
+            numbers += f"; room for a context of {self.max_context:,} tokens"
+        if self.default_context == self.max_context:
             return numbers
-        return f"{numbers}; room for a context of {self.max_context:,} tokens"
+        return f"{numbers}; {self.default_context:,} tokens without --kv-cache-gb"
 
 
 @app.command(epilog="Examples:\n  mixtral info 8x22b\n  mixtral info random:8x7b --layers 2 --json")
@@ -72,21 +78,29 @@ def info(
     ],
     layers: LayersOption = None,
     context: Annotated[
-        int, typer.Option("--context", help="Tokens of context for the peak memory.", min=1)
-    ] = 4096,
+        int | None,
+        typer.Option(
+            "--context",
+            help="Tokens of context for the peak memory.",
+            min=1,
+            show_default="4096, or all that the model has",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the size of a model, and whether it fits into this machine."""
-    if is_hub_id(model):
+    # With layers, find_model says that the option goes with random weights.
+    if is_hub_id(model) and layers is None:
         config_folder = _hub_folder(model)
         source = ModelSource(name=model, config=read_config(config_folder), folder=None)
         recipe = _recipe(config_folder)
     else:
         source = find_model(model, layers=layers, allow_preset=True)
         recipe = None if source.folder is None else _recipe(source.folder)
+    tokens = _checked_context(context, source.config)
     available = available_memory_bytes()
     fits = {
-        name: _fit(source.config, num_bytes, available, context=context)
+        name: _fit(source.config, name, num_bytes, available, context=tokens)
         for name, num_bytes in _bytes_by_format(source.config).items()
     }
     files = None if source.folder is None else _weight_files(source.folder)
@@ -95,7 +109,7 @@ def info(
         values = _as_json(source, fits, available, files, tokenizer)
         print_json(values | {"quantization": None if recipe is None else recipe.to_json()})
     else:
-        _print_table(source, fits, files, tokenizer, recipe, context=context)
+        _print_table(source, fits, files, tokenizer, recipe, context=tokens)
 
 
 def _bytes_by_format(config: ModelConfig) -> dict[str, int]:
@@ -108,18 +122,26 @@ def _recipe(folder: Path) -> QuantizationRecipe | None:
     return read_recipe_file(file) if file.is_file() else None
 
 
-def _fit(config: ModelConfig, weights: int, available: int, *, context: int) -> Fit:
-    per_token = config.kv_bytes_per_token(config.dtype)
+def _checked_context(context: int | None, config: ModelConfig) -> int:
+    longest = config.max_position_embeddings
+    if context is not None and context > longest:
+        raise ConfigError(
+            f"context is {context}; it must be from 1 to {longest}, the context of this model."
+        )
+    return context or min(_CONTEXT, longest)
+
+
+def _fit(config: ModelConfig, name: str, weights: int, available: int, *, context: int) -> Fit:
+    kv_dtype = cache_dtype(name)
+    per_token = config.kv_bytes_per_token(kv_dtype)
+    longest, free = config.max_position_embeddings, max(0, available - weights)
     return Fit(
         weight_bytes=weights,
-        kv_bytes=per_token * config.max_position_embeddings,
+        kv_bytes=per_token * longest,
         available_bytes=available,
-        max_context=min(config.max_position_embeddings, max(0, available - weights) // per_token),
-        peak_bytes=peak_bytes(
-            config,
-            weight_bytes=weights,
-            context=min(context, config.max_position_embeddings),
-        ),
+        max_context=min(longest, free // per_token),
+        default_context=min(longest, int(CACHE_SHARE * free / per_token)),
+        peak_bytes=peak_bytes(config, weight_bytes=weights, context=context, kv_dtype=kv_dtype),
     )
 
 
@@ -142,6 +164,7 @@ def _as_json(
         "fits": {name: fit.fits for name, fit in fits.items()},
         "peak_bytes": {name: fit.peak_bytes for name, fit in fits.items()},
         "max_context_that_fits": {name: fit.max_context for name, fit in fits.items()},
+        "default_context": {name: fit.default_context for name, fit in fits.items()},
         "available_memory_bytes": available,
         "files": files,
         "tokenizer": tokenizer,

@@ -154,13 +154,22 @@ def _refuse_other_models(file: GgufFile) -> None:
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
         raise CheckpointError(f"{file.path} has general.type {kind!r}; it must be 'model'.")
-    scaling = file.metadata.get("llama.rope.scaling.type", "none")
-    factor = file.metadata.get("llama.rope.scaling.factor", 1.0)
-    if scaling != "none" and factor != 1.0:
+    _refuse_scaled_rope(file)
+
+
+def _refuse_scaled_rope(file: GgufFile) -> None:
+    """Check that the rotary embedding is plain, reading the fields as llama.cpp does."""
+    kind = file.metadata.get("llama.rope.scaling.type", "linear")
+    if kind == "none":
+        return  # Whatever the factor.
+    if kind != "linear":
         raise CheckpointError(
-            f"{file.path} has llama.rope.scaling.type {scaling!r} with factor {factor}; "
-            "supported is 'none'."
+            f"{file.path} has llama.rope.scaling.type {kind!r}; supported is 'none'."
         )
+    for name in ("llama.rope.scaling.factor", "llama.rope.scale_linear"):
+        factor = file.metadata.get(name, 1.0)
+        if factor not in (0, 1):  # 0 stands for none given.
+            raise CheckpointError(f"{file.path} has {name} {factor!r}; supported is 1, no scaling.")
 
 
 def _vocab_size(file: GgufFile, fields: _Fields) -> int:

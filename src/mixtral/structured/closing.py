@@ -59,19 +59,26 @@ class Hints:
             by_byte.setdefault(end[0], []).append(self._vocabulary.ids_of(end))
         return by_byte
 
-    def find(self, matcher: LLMatcher, words: Words) -> list[int] | None:
+    def find(
+        self, matcher: LLMatcher, words: Words, tracker: JsonTracker | None
+    ) -> list[int] | None:
         """Return the tokens of an end that a state takes; ``words`` is its mask."""
         byte_ids = self._vocabulary.byte_ids
         for byte, ends in self._ends.items():
             token_id = byte_ids[byte]
             if int(words[token_id // 32]) >> token_id % 32 & 1:
                 for end in ends:
-                    # With its closing quote an end is one by itself; else the text must end there.
                     if matcher.validate_tokens(end) == len(end) and (
-                        self._is_json or reaches_end(matcher, end)
+                        self._closes(tracker, end) if tracker else reaches_end(matcher, end)
                     ):
                         return end
         return None
+
+    def _closes(self, tracker: JsonTracker, end: list[int]) -> bool:
+        r"""Tell whether a string ends with an end: in ``\"`` cut to ``"`` the quote is a text."""
+        after = tracker.copy()
+        after.push(b"".join(self._vocabulary.token_bytes[i] for i in end))
+        return not after.is_in_string
 
 
 class ClosingSearch:
@@ -148,7 +155,7 @@ class ClosingSearch:
                 is_in_string = tracker.is_in_string if tracker else True
                 can_close = tracker is not None and (words & self._closers).any()
                 if is_in_string and not can_close:
-                    step = hints.find(matcher, words) or []
+                    step = hints.find(matcher, words, tracker) or []
                 step = step or choice(words, is_in_string)
             if not step or not matcher.consume_tokens(step):
                 return None

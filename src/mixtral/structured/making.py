@@ -20,6 +20,7 @@ from mixtral.errors import InvalidRequest
 from mixtral.structured.closing import ClosingSearch, Hints, reaches_end
 from mixtral.structured.grammar import Grammar, MaskTools
 from mixtral.structured.json_text import MAX_DIGITS, JsonTracker
+from mixtral.structured.node import EXAMPLES
 from mixtral.structured.numbers import EXCLUSIVE_DIGITS
 from mixtral.structured.schema_check import CheckedSchema
 from mixtral.structured.shortest import ShortestTexts
@@ -40,6 +41,7 @@ _MOST_JUMP = 2048
 _NUM_PARTS_COUNTED = 24
 _MAX_PLACES_TRIED = 64
 _MAX_REHEARSED = 100
+_STRING_FACETS = ("pattern", "minLength", "maxLength", EXAMPLES)
 _MAX_SEARCH_S = 1.0
 
 # Words of llguidance's errors, the keyword they are about, and what to tell the user.
@@ -175,32 +177,37 @@ class GrammarMaker:
         return self._tools.closing.find(matcher, tracker, hints)
 
     def _rehearse(self, start: LLMatcher, closing: list[int], name: str) -> None:
-        """Fill the masks of a text: some patterns are found to be too complex only there."""
+        """Fill the masks of a text: some patterns are found to be too complex only there.
+
+        The text may be a guess; where the grammar does not have it, the rest shows nothing.
+        """
         matcher = start.deep_copy()
         words = np.zeros(self._tools.vocabulary.num_words, dtype=np.uint32)
         for token_id in closing[:_MAX_REHEARSED]:
             fill_mask(matcher, words)
+            if not matcher.is_error() and not matcher.validate_tokens([token_id]):
+                return
             matcher.consume_token(token_id)
             if matcher.is_error():
                 error = _first_line(matcher.get_error())
-                raise InvalidRequest(f"{name} is too complex to be enforced: {error}")
+                raise InvalidRequest(f"{name} cannot be enforced: {error}")
 
     def _rehearse_patterns(self, checked: CheckedSchema) -> None:
         """Rehearse a text of each pattern by itself, as the shortest answer may have none."""
         done: set[str] = set()
         for pointer, schema in checked.places.get("pattern", []):
-            facets: dict[str, Any] = {
-                k: schema[k] for k in ("pattern", "minLength", "maxLength") if k in schema
-            }
-            source = _schema_source({"type": "string", **facets})
+            # Other keywords beside it, such as enum, may have a text that is no string of it.
+            facets = {k: schema[k] for k in _STRING_FACETS if k in schema}
+            alone: dict[str, Any] = {"type": "string", **facets}
+            source = _schema_source(alone)
             if source in done or len(done) >= _MAX_REHEARSED:
                 continue
             done.add(source)
             matcher = self._matcher(source)
-            text = ShortestTexts(schema).whole()
-            closing = self._tools.vocabulary.ids_of(b'"' + (text or '""').encode()[1:])
-            if not matcher.is_error():
-                self._rehearse(matcher, closing[:-1], f"the schema's pattern at {pointer}/pattern")
+            text = ShortestTexts(alone).whole()
+            if text is not None and not matcher.is_error():
+                closing = self._tools.vocabulary.ids_of(text.encode())
+                self._rehearse(matcher, closing, f"the schema's pattern at {pointer}/pattern")
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tools.vocabulary.tables, source, log_level=0, limits=self._limits)

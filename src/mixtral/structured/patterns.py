@@ -9,7 +9,8 @@ and written anew, in plain Rust syntax, so that what it matches matches in Pytho
 - ``\d`` and ``\w`` become their ASCII characters, ``\D`` and ``\W`` leave out every Unicode digit
   or word character; ``\s`` and ``\S`` likewise.
 - A search becomes a match of the whole text: ``^`` and ``$`` at the edges are taken away, where
-  they are missing any text may stand. Elsewhere they cannot be kept.
+  they are missing any text may stand. In a pattern of the whole text they say nothing at the edges.
+  Elsewhere they cannot be kept.
 - Look-around, back-references, ``\b``, flags such as ``(?i)``, and conditional or atomic groups are
   refused; llguidance could not hold them, or the dialects differ.
 """
@@ -17,6 +18,7 @@ and written anew, in plain Rust syntax, so that what it matches matches in Pytho
 import re
 import warnings
 from dataclasses import dataclass
+from enum import Enum
 from importlib import import_module
 from typing import Any
 
@@ -71,7 +73,8 @@ def read_pattern(pattern: str, *, is_search: bool = True) -> Pattern:
     if tree.state.flags & ~re.UNICODE.value:
         raise PatternError("has flags such as (?i), which not every dialect knows")
     writer = _Writer()
-    edges = _Edges(left=is_search, right=is_search)
+    edge = _Edge.OPEN if is_search else _Edge.CLOSED
+    edges = _Edges(left=edge, right=edge)
     regex = writer.sequence(list(tree), edges, 1, 0)
     return Pattern(regex=regex, examples=tuple(_examples(list(tree))))
 
@@ -81,12 +84,23 @@ def quote_pattern(text: str) -> str:
     return "".join(_character(ord(c)) for c in text)
 
 
+class _Edge(Enum):
+    """What is beside a part."""
+
+    INSIDE = "inside"
+    """Other parts, so an anchor cannot be kept."""
+    OPEN = "open"
+    """The end of a search, beyond which any text may stand."""
+    CLOSED = "closed"
+    """The end of the text, where an anchor says nothing new."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Edges:
-    """Whether a part stands at the left or right end of a search."""
+    """What is to the left and right of a part."""
 
-    left: bool
-    right: bool
+    left: _Edge
+    right: _Edge
 
 
 class _Writer:
@@ -96,15 +110,18 @@ class _Writer:
         if depth > _MAX_DEPTH:
             raise PatternError(f"has groups nested deeper than {_MAX_DEPTH}")
         left, right = edges.left, edges.right
-        while items and left and _is_anchor(items[0], ("AT_BEGINNING",)):
-            items, left = items[1:], False
-        while items and right and _is_anchor(items[-1], ("AT_END",)):
-            items, right = items[:-1], False
+        while items and left is not _Edge.INSIDE and _is_anchor(items[0], "AT_BEGINNING"):
+            items, left = items[1:], _Edge.CLOSED
+        while items and right is not _Edge.INSIDE and _is_anchor(items[-1], "AT_END"):
+            items, right = items[:-1], _Edge.CLOSED
         if not items:
-            return _ANY if left or right else ""
+            return _ANY if _Edge.OPEN in (left, right) else ""
         parts = []
         for index, item in enumerate(items):
-            inner = _Edges(left=left and index == 0, right=right and index == len(items) - 1)
+            inner = _Edges(
+                left=left if index == 0 else _Edge.INSIDE,
+                right=right if index == len(items) - 1 else _Edge.INSIDE,
+            )
             parts.append(self._item(item, inner, num_repeats, depth))
         return "".join(parts)
 
@@ -139,12 +156,13 @@ class _Writer:
         num_repeats *= max(1, low if is_open else int(high))
         if num_repeats > MAX_REPEAT:
             raise PatternError(f"repeats a part more than {MAX_REPEAT:,} times")
-        text = self.sequence(inner, _Edges(left=False, right=False), num_repeats, depth + 1)
+        inside = _Edges(left=_Edge.INSIDE, right=_Edge.INSIDE)
+        text = self.sequence(inner, inside, num_repeats, depth + 1)
         return f"(?:{text}){{{low},{'' if is_open else int(high)}}}"
 
 
 _NAMES = {
-    "AT": "an anchor (^, $, \\b, \\A, \\Z) that is not at its edge",
+    "AT": "an anchor that is not ^ at its beginning or $ at its end",
     "ASSERT": "look-ahead or look-behind",
     "ASSERT_NOT": "look-ahead or look-behind",
     "GROUPREF": "a back-reference",
@@ -155,12 +173,13 @@ _NAMES = {
 }
 
 
-def _is_anchor(item: Any, names: tuple[str, ...]) -> bool:
-    return str(item[0]) == "AT" and str(item[1]) in names
+def _is_anchor(item: Any, name: str) -> bool:
+    return str(item[0]) == "AT" and str(item[1]) == name
 
 
 def _padded(text: str, edges: _Edges) -> str:
-    return f"{_ANY if edges.left else ''}{text}{_ANY if edges.right else ''}"
+    before, after = (_ANY if edge is _Edge.OPEN else "" for edge in (edges.left, edges.right))
+    return f"{before}{text}{after}"
 
 
 def _character(code: int) -> str:

@@ -16,7 +16,9 @@ everything else is equal. Such a file is read as v3, with the v3 file of mistral
 ``source`` says so. A ``tokenizer.json`` is never used to tokenize: when its vocabulary is that of
 v1 or v3, piece by piece, the SentencePiece file of that version is used; otherwise it is refused.
 
-GGUF files carry their own vocabulary and are not read here; nothing is downloaded.
+Files beside it that add tokens to those pieces make a folder's tokenizer another one, which is
+refused (``added_tokens``). GGUF files carry their own vocabulary and are not read here; nothing is
+downloaded.
 """
 
 import json
@@ -31,6 +33,7 @@ from typing import Any, Literal
 from sentencepiece import SentencePieceProcessor
 
 from mixtral.errors import TokenizerError
+from mixtral.tokenizer.added_tokens import refuse_added_tokens, warn_of_other_template
 from mixtral.tokenizer.tokenizer import Tokenizer
 
 BUILT_IN_FILES: dict[str, str] = {
@@ -67,8 +70,8 @@ def load_tokenizer(path: Path | str, *, vocab_size: int | None = None) -> Tokeni
             has is fine (padded embeddings): the rest become ``Tokenizer.num_padding_ids``.
 
     Raises:
-        TokenizerError: No tokenizer is there, the file is damaged or of another kind, or the
-            model has fewer ids than the tokenizer.
+        TokenizerError: No tokenizer is there, the file is damaged or of another kind, a folder
+            adds tokens to it, or the model has fewer ids than the tokenizer.
 
     >>> load_tokenizer("v3").vocab_size
     32768
@@ -82,7 +85,28 @@ def load_tokenizer(path: Path | str, *, vocab_size: int | None = None) -> Tokeni
             model_path, version, source = _recognize_json(found)
         else:
             model_path, version, source = _recognize_model(found)
-    return _make(model_path, version=version, source=source, vocab_size=vocab_size)
+    tokenizer = _make(model_path, version=version, source=source, vocab_size=vocab_size)
+    folder = Path(path)
+    if path not in BUILT_IN_FILES and folder.is_dir():
+        refuse_added_tokens(folder, num_pieces=tokenizer.vocab_size, vocab_size=vocab_size)
+        warn_of_other_template(folder)
+    return tokenizer
+
+
+def published_version(folder: Path, *, vocab_size: int) -> Literal["v1", "v3"]:
+    """Return which built-in tokenizer a folder's is, piece by piece.
+
+    ``load_tokenizer`` is content with another vocabulary of v1's form, as a model of its own
+    training may have.
+
+    Raises:
+        TokenizerError: It is neither; or as ``load_tokenizer``.
+    """
+    version = load_tokenizer(folder, vocab_size=vocab_size).version
+    found = find_tokenizer_file(folder)
+    if found.suffix != ".json":  # Which is compared as it is recognised.
+        _compare(_pieces(_read_model(found)), built_in_file(version), version, found)
+    return version
 
 
 def built_in_file(version: str) -> Path:
@@ -171,7 +195,7 @@ def _read_model(path: Path) -> SentencePieceProcessor:
 def _recognize_model(path: Path) -> tuple[Path, str, str]:
     """Return the file to tokenize with, its version, and the words for reports."""
     model = _read_model(path)
-    pieces = [str(model.id_to_piece(i)) for i in range(int(model.vocab_size()))]
+    pieces = _pieces(model)
     has_bytes = model.IsByte(model.piece_to_id("<0x00>"))
     if not has_bytes or [model.unk_id(), model.bos_id(), model.eos_id()] != [0, 1, 2]:
         raise TokenizerError(
@@ -192,6 +216,10 @@ def _recognize_model(path: Path) -> tuple[Path, str, str]:
     if named not in (None, content):
         raise TokenizerError(f"{path} is named {named} but its pieces are those of {content}")
     return path, content, str(path)
+
+
+def _pieces(model: SentencePieceProcessor) -> list[str]:
+    return [str(model.id_to_piece(i)) for i in range(int(model.vocab_size()))]
 
 
 def _version_of(pieces: Sequence[str]) -> str:

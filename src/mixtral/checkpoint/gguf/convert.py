@@ -1,8 +1,9 @@
 """From a model folder to a GGUF file and back, tokenizer included.
 
 The tokenizer changes its form on the way: a GGUF file holds the pieces, a folder the SentencePiece
-file. Both are possible only for v1 and v3, whose SentencePiece files mistral-common has. Weights in
-blocks with scales become bfloat16 in a folder, unless another dtype is asked for.
+file. Both are possible only for v1 and v3, whose SentencePiece files mistral-common has; with any
+other vocabulary the result has none, which is said. Weights in blocks with scales become bfloat16
+in a folder, unless another dtype is asked for.
 """
 
 import logging
@@ -19,8 +20,8 @@ from mixtral.checkpoint.gguf.writer import GgufQuantization, write_gguf
 from mixtral.checkpoint.reader import Checkpoint, open_checkpoint
 from mixtral.checkpoint.writer import WrittenLayout, write_checkpoint
 from mixtral.errors import CheckpointError, TokenizerError
-from mixtral.tokenizer import has_tokenizer, load_tokenizer
-from mixtral.tokenizer.files import built_in_file
+from mixtral.tokenizer import has_tokenizer
+from mixtral.tokenizer.files import built_in_file, published_version
 from mixtral.tokenizer.gguf_vocabulary import Version, vocabulary_version
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _version_of_folder(folder: Path, vocab_size: int) -> Version | None:
         logger.warning("%s has no tokenizer; neither has the result", folder)
         return None
     try:
-        return load_tokenizer(folder, vocab_size=vocab_size).version
+        return published_version(folder, vocab_size=vocab_size)
     except TokenizerError as error:
         logger.warning("%s; the result has no tokenizer", error)
         return None
