@@ -17,6 +17,10 @@ def read(tmp_path: Path, rows: list[dict[str, Any]]) -> list[BiasQuestion]:
     return read_questions(tmp_path)
 
 
+def info(group: Any) -> dict[str, Any]:
+    return {**row()["answer_info"], "ans0": group}
+
+
 def choose(*answers: int) -> list[list[float]]:
     return [[0.0 if place == answer else -1.0 for place in range(3)] for answer in answers]
 
@@ -79,6 +83,21 @@ def test_limit_takes_so_many_of_each_category(tmp_path: Path) -> None:
     assert [question.category for question in questions] == ["Age", "Age", "Religion", "Religion"]
 
 
+def test_limit_finds_every_category_of_a_file_that_holds_several(tmp_path: Path) -> None:
+    rows = [row(category=name) for name in ("Age", "Age", "Age", "Religion", "Religion")]
+    questions = read(tmp_path, rows)
+    assert len(questions) == 5
+    limited = read_questions(tmp_path, limit=1)
+    assert [question.category for question in limited] == ["Age", "Religion"]
+
+
+def test_row_without_the_group_of_an_answer_counts_for_accuracy_alone(tmp_path: Path) -> None:
+    for group in (None, []):
+        (question,) = read(tmp_path, [row(answer_info=info(group))])
+        assert question.unknown == 2
+        assert question.biased is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -87,6 +106,12 @@ def test_limit_takes_so_many_of_each_category(tmp_path: Path) -> None:
         ({"additional_metadata": {}}, "line 1: additional_metadata is {}|row 1 is no question"),
         ({"context": ""}, "line 1: context is ''"),
         ({"ans1": 5}, "line 1: ans1 is 5; it must be a text"),
+        ({"answer_info": info(5)}, "row 1 is no question of BBQ"),
+        ({"answer_info": info({"a": 1})}, "row 1 is no question of BBQ"),
+        ({"answer_info": info([3, 4])}, "row 1 is no question of BBQ"),
+        ({"answer_info": info("unknown")}, "row 1 is no question of BBQ"),
+        ({"additional_metadata": {"stereotyped_groups": [None]}}, "row 1 is no question of BBQ"),
+        ({"question": "\ud800"}, "line 1: question is .*half of a surrogate pair"),
     ],
 )
 def test_malformed_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -139,7 +139,12 @@ def test_report_names_rows_goals_and_verdicts_and_draws(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--limit", "0"], "limit is 0"), (["--json", "no/such/folder/x.json"], "no folder")],
+    [
+        (["--limit", "0"], "limit is 0"),
+        (["--json", "no/such/folder/x.json"], "no folder"),
+        (["--json", "."], "--json is ., which is a folder"),
+        (["--out", f"{__file__}/sub"], "cannot be written"),
+    ],
 )
 def test_command_refuses_what_cannot_work_before_it_begins(
     arguments: list[str], message: str

@@ -191,6 +191,65 @@ def test_perplexities_over_other_tokens_are_not_compared(tmp_path: Path) -> None
     ]
 
 
+def test_same_texts_in_another_folder_are_compared_document_by_document(tmp_path: Path) -> None:
+    losses = [2.0 + 0.1 * place for place in range(20)]
+    first = perplexity(tmp_path / "a", losses)
+    moved = [
+        {"name": f"elsewhere/{place}", "tokens": 100, "perplexity": math.exp(loss + 0.01)}
+        for place, loss in enumerate(losses)
+    ]
+    second = perplexity(tmp_path / "b", [loss + 0.01 for loss in losses], documents=moved)
+    assert only(compare_runs(read_runs([first, second]))).is_paired
+
+
+def curve(folder: Path, contexts: tuple[int, ...], targets: str | None, **model: str) -> Path:
+    """Write a curve, with the hash of its targets or, as earlier versions did, without."""
+    values: dict[str, Any] = {
+        "kind": "perplexity",
+        "settings": {
+            "model": {"name": "nano", **model},
+            "texts_sha256": "c" * 64,
+            "by_context": list(contexts),
+            "seed": 0,
+        },
+        "num_windows": 40,
+        "num_scored": 256,
+        "points": [{"context": c, "perplexity": 9.0, "low": 8.0, "high": 10.0} for c in contexts],
+    }
+    if targets is not None:
+        values["targets_sha256"] = targets
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (((512, 1024), "a"), ((512, 1024), "a"), None),
+        (((512, 1024), "a"), ((512, 2048), "b"), "ids of the scored tokens."),
+        (((512, 1024), None), ((512, 1024), "a"), None),
+        (((512, 1024), None), ((512, 2048), "a"), "longest context (1024 and 2048)."),
+        (((512, 1024), None), ((512, 2048), None), "longest context (1024 and 2048)."),
+    ],
+)
+def test_curves_are_compared_only_over_the_same_tokens(
+    tmp_path: Path, first: Any, second: Any, reason: str | None
+) -> None:
+    runs = read_runs([curve(tmp_path / "a", *first), curve(tmp_path / "b", *second)])
+    comparison = compare_runs(runs)
+    assert bool(comparison.differences) == (reason is None)
+    assert all(line.endswith(f"they differ in {reason}") for line in comparison.mismatches)
+
+
+def test_curves_of_earlier_versions_need_the_same_tokenizer(tmp_path: Path) -> None:
+    folders = [curve(tmp_path / "a", (512,), None), curve(tmp_path / "b", (512,), None)]
+    assert compare_runs(read_runs(folders)).differences
+    other = curve(tmp_path / "c", (512,), None, tokenizer="v1")
+    (line,) = compare_runs(read_runs([folders[0], other])).mismatches
+    assert line.endswith("they differ in tokenizer (none and v1).")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -198,6 +257,8 @@ def test_perplexities_over_other_tokens_are_not_compared(tmp_path: Path) -> None
         ("{", "is no file of results"),
         ("[]", "holds no kind of report; what can be compared is benchmarks, "),
         ('{"kind": "routing"}', "holds routing; what can be compared is"),
+        ('{"kind": ["x"]}', "holds .'x'.; what can be compared is"),
+        ("[" * 100_000, "is no file of results"),
         ('{"kind": "benchmarks"}', "is damaged or of another version"),
         ('{"kind": "passkey", "settings": 3}', "is damaged or of another version"),
     ],

@@ -86,6 +86,42 @@ def test_repeated_draws_differ_and_are_the_same_after_a_kill(llm: LLM, tmp_path:
         assert EngineLM(llm, cache=cache, seed=3).generate_until(requests) == whole
 
 
+def test_killed_run_keeps_every_answer_that_was_finished(llm: LLM, tmp_path: Path) -> None:
+    lengths = (2, 4, 90)
+    requests = [
+        ask("generate_until", f"{count} rivers", {"until": [], "max_gen_toks": count})
+        for count in lengths
+    ]
+    shown: list[tuple[int, int]] = []
+
+    def kill_after_two(done: int, total: int) -> None:
+        shown.append((done, total))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    before = llm.engine.stats().num_output_tokens
+    path = tmp_path / "answers.jsonl"
+    with AnswerCache(path) as cache, pytest.raises(KeyboardInterrupt):
+        EngineLM(llm, cache=cache, progress=kill_after_two).generate_until(requests)
+    assert shown == [(1, 3), (2, 3)]
+    stats = llm.engine.stats()
+    assert (stats.num_running, stats.num_waiting) == (0, 0)
+    assert stats.num_output_tokens - before < 20  # the long answer had only begun
+    with AnswerCache(path) as cache:
+        assert len(cache) == 2
+        again = EngineLM(llm, cache=cache).generate_until(requests)
+    assert again == EngineLM(llm).generate_until(requests)
+
+
+def test_few_places_in_the_engine_give_the_same_answers(llm: LLM) -> None:
+    requests = [
+        ask("generate_until", f"{place} rivers", {"until": ["e"], "max_gen_toks": 9})
+        for place in range(7)
+    ]
+    one = EngineLM(llm, batch=2).generate_until(requests)
+    assert one == EngineLM(llm).generate_until(requests)
+
+
 def test_answers_on_disk_are_not_asked_again(llm: LLM, tmp_path: Path) -> None:
     requests = [ask("loglikelihood", "The river is", f" {word}") for word in ("deep", "cold")]
     with AnswerCache(tmp_path / "answers.jsonl") as cache:

@@ -45,6 +45,10 @@ def test_every_benchmark_is_read_from_its_files(tmp_path: Path, name: str) -> No
         ("nq_open", {"answer": []}, "answer is .*; it must be a list of texts"),
         ("mbpp", {"task_id": "2"}, "task_id is '2'; it must be a whole number"),
         ("hendrycks_math", {"solution": "2"}, "the solution has no answer in a"),
+        ("mbpp", {"test_imports": 5}, "test_imports is 5; it must be a list of texts, or absent"),
+        ("piqa", {"sol1": "\ud800"}, "sol1 is .*, with half of a surrogate pair"),
+        ("arc_easy", {"choices": ["a", "\udfff"]}, "choices is .*, with half of a surrogate pair"),
+        ("hellaswag", {"activity_label": 5, "ctx_a": "a", "ctx_b": "b", "ctx": "c"}, "ctx is 'c'"),
     ],
 )
 def test_wrong_row_is_named_with_file_and_line(
@@ -55,6 +59,82 @@ def test_wrong_row_is_named_with_file_and_line(
     with pytest.raises(ConfigError, match=rf"{file}.jsonl, line 2: {message}") as caught:
         check_plan([name], RunSettings(data=tmp_path, allow_code_execution=True))
     assert "\n" not in str(caught.value)
+
+
+HUB: dict[str, dict[str, Any]] = {
+    "hellaswag": {
+        "activity_label": "Tennis: doubles",
+        "ctx_a": "A man sits. It is late.",
+        "ctx_b": "the man",
+        "ctx": "A man sits. It is late. the man",
+        "endings": ["dives", "flies"],
+        "label": "1",
+        "ind": 7,
+    },
+    "arc_easy": {
+        "id": "M",
+        "question": "What is deep?",
+        "choices": {"text": ["sea", "sky", "sun"], "label": ["1", "2", "3"]},
+        "answerKey": "2",
+    },
+    "commonsenseqa": {
+        "question": "What is deep?",
+        "choices": {"text": ["sea", "sky", "sun", "sand", "salt"], "label": list("ABCDE")},
+        "answerKey": "E",
+    },
+    "triviaqa": {
+        "question": "Who?",
+        "search_results": {"title": []},
+        "answer": {"value": "Ann", "aliases": ["Anna", "Ann"], "type": "WikipediaEntity"},
+    },
+}
+
+
+def test_rows_of_the_hub_are_taken_as_they_are(tmp_path: Path) -> None:
+    found = {}
+    for name, row in HUB.items():
+        rows = [row] if name != "triviaqa" else [row | {"question": f"Who {n}?"} for n in range(99)]
+        write_rows_of(tmp_path, name, rows)
+        found[name] = read_benchmark(tmp_path, name)[None]
+    (row,) = found["hellaswag"]["validation"]
+    assert row == {
+        name: HUB["hellaswag"][name]
+        for name in ("activity_label", "ctx_a", "ctx_b", "endings", "label")
+    }
+    (row,) = found["arc_easy"]["test"]
+    assert row["choices"]["text"] == ["sea", "sky", "sun"]
+    assert row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])] == "sky"
+    assert found["commonsenseqa"]["validation"] == [HUB["commonsenseqa"]]
+    rows = [row for split in found["triviaqa"].values() for row in split]
+    assert {row["question"] for row in rows} == {f"Who {n}?" for n in range(99)}
+    assert set(rows[0]["answer"]["aliases"]) == {"Anna", "Ann"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("hellaswag", {"label": ""}, "label is ''; it must be a whole number"),
+        ("arc_easy", {"answerKey": "7"}, "answer is '7'; it must be a whole number"),
+        ("arc_easy", {"choices": {"label": ["1"]}}, "choices is None; it must be a list"),
+        ("triviaqa", {"answer": {"aliases": []}}, "answer is None; it must be a text"),
+    ],
+)
+def test_wrong_row_of_the_hub_is_named(
+    tmp_path: Path, name: str, changes: dict[str, Any], message: str
+) -> None:
+    write_rows_of(tmp_path, name, [HUB[name] | changes])
+    with pytest.raises(ConfigError, match=f"line 1: {message}"):
+        read_benchmark(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_fields_of_the_user_are_dropped_whatever_they_hold(tmp_path: Path, name: str) -> None:
+    plain, noted = tmp_path / "plain", tmp_path / "noted"
+    rows = good_rows(name)
+    notes = [{"note": 1}, {"note": "one"}, {"note": {"a": []}}]
+    write_rows_of(plain, name, rows)
+    write_rows_of(noted, name, [row | notes[n % 3] for n, row in enumerate(rows)])
+    assert read_benchmark(noted, name) == read_benchmark(plain, name)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", "[" * 100_000])

@@ -172,6 +172,16 @@ def test_folder_with_other_answers_or_another_writer_is_refused(tmp_path: Path) 
         TrialLog(tmp_path / "file", {})
 
 
+@pytest.mark.parametrize("content", [b'{"my": "answers"}', b'{"my": 1}\n{"my": 2}', b"oh\nno"])
+def test_file_of_the_user_in_the_folder_is_refused_and_stays_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / LOG_FILE).write_bytes(content)
+    with pytest.raises(ConfigError, match="is no file of answers"):
+        TrialLog(tmp_path, {"seed": 0})
+    assert (tmp_path / LOG_FILE).read_bytes() == content
+
+
 def test_cost_counts_the_questions_that_are_left() -> None:
     whole = run_grid(Reader(), new_writer(), PLAN)
     speed = Speed(answer_s=1.0, token_s=0.0, pair_s=0.0)
@@ -280,3 +290,21 @@ def test_command_writes_a_folder_and_a_second_run_asks_nothing_again(tmp_path: P
     again = call(*arguments, "--out", tmp_path / "grid", "--json")
     assert json.loads(again.stdout)["trials"] == values["trials"]
     assert "beside 2 answers" in again.stderr
+
+
+def test_estimate_counts_what_is_left_and_writes_nothing(tmp_path: Path) -> None:
+    arguments = ["--lengths", 256, "--depths", 2, "--max-model-len", 256, "--out", tmp_path / "out"]
+    before = call(*arguments, "--cases", 2, "--estimate", "--json")
+    assert before.exit_code == 0, before.exception
+    values = json.loads(before.stdout)
+    assert (values["num_prompts"], values["num_answered"]) == (4, 0)
+    assert values["seconds"] > 0
+    assert not (tmp_path / "out").exists()
+    assert call(*arguments, "--cases", 1).exit_code == 0
+    written = (tmp_path / "out" / LOG_FILE).read_bytes()
+    left = call(*arguments, "--cases", 2, "--estimate", "--json")
+    values = json.loads(left.stdout)
+    assert (values["num_prompts"], values["num_answered"]) == (2, 2)
+    nothing = call(*arguments, "--cases", 1, "--estimate", "--json")
+    assert json.loads(nothing.stdout)["num_prompts"] == 0
+    assert (tmp_path / "out" / LOG_FILE).read_bytes() == written

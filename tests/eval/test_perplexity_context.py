@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from mixtral.cli import perplexity as command
 from mixtral.errors import ConfigError
+from mixtral.eval.answer_cache import AnswerCache
 from mixtral.eval.context_curve import ContextCurve, measure_curve
 from mixtral.eval.perplexity_report import curve_blocks, curve_picture
+from mixtral.eval.token_scores import KeptScores
 from mixtral.reports.markdown import markdown
 from mixtral.reports.pictures import draw
 
@@ -110,12 +112,79 @@ def test_few_documents_are_drawn_by_window_and_short_ones_left_out() -> None:
     assert "left out: 1." in markdown(curve_blocks(curve))
 
 
+def test_no_token_is_a_target_twice_and_short_documents_give_fewer_windows() -> None:
+    targets: list[int] = []
+
+    def loss(ids: Sequence[int]) -> float:
+        targets.extend(ids[-8:])
+        return 1.0
+
+    documents = [list(range(1000 * n, 1000 * n + 63 + room)) for n, room in enumerate((7, 8, 25))]
+    curve = measure(loss, documents=documents, contexts=(64,), num_windows=30)
+    assert curve.num_windows == 1 + 2 + 4
+    assert len(targets) == len(set(targets)) == 7 * 8
+
+
+def test_windows_fewer_than_documents_are_spread_over_all_of_them() -> None:
+    seen: list[int] = []
+    measure(lambda ids: float(seen.append(ids[-1] // 1000) or 0), contexts=(64,), num_windows=4)
+    assert seen == [0, 2, 5, 7]
+
+
+def test_noise_in_few_windows_is_not_called_a_change() -> None:
+    chance = random.Random(0)
+    document = list(range(63 + 6 * 8))
+    for _ in range(20):
+        curve = measure(lambda ids: chance.random(), documents=[document], contexts=(32, 64))
+        assert curve.num_windows == 7
+        assert curve.steps[0].verdict == "not judged"
+    assert curve.statement == "7 windows are too few to judge a change by; 8 are needed."
+    assert curve.as_dict()["steps"][0]["verdict"] == "not judged"
+
+
+def test_targets_are_told_from_others() -> None:
+    one, same, other = (
+        measure(lambda ids: 1.0, contexts=contexts).targets_sha256
+        for contexts in ((32, 64), (16, 64), (16, 32))
+    )
+    assert one == same != other
+
+
 def test_texts_that_give_no_interval_or_no_window_are_named() -> None:
-    assert measure(lambda ids: 1.0, documents=[[5] * 64], num_windows=10).num_windows == 2
+    assert measure(lambda ids: 1.0, documents=[[5] * 71], num_windows=10).num_windows == 2
     with pytest.raises(ConfigError, match="give one window of 64 tokens"):
-        measure(lambda ids: 1.0, documents=[[5] * 63], num_windows=10)
+        measure(lambda ids: 1.0, documents=[[5] * 70], num_windows=10)
     with pytest.raises(ConfigError, match="has 62 tokens, and the longest context is 64"):
         measure(lambda ids: 1.0, documents=[[5] * 62])
+
+
+def test_killed_run_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
+    asked = 0
+
+    def score(token_ids: Sequence[int], first: int) -> Tensor:
+        nonlocal asked
+        asked += 1
+        if asked == 13:
+            raise KeyboardInterrupt
+        return -torch.arange(first, len(token_ids), dtype=torch.float64) / token_ids[-1] / 3
+
+    def run() -> ContextCurve:
+        with AnswerCache(tmp_path / "scores.ndjson") as cache:
+            return measure_curve(
+                KeptScores(score, cache),
+                DOCUMENTS,
+                bos_id=BOS,
+                contexts=CONTEXTS,
+                num_windows=10,
+                num_scored=8,
+            )
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    found = run()
+    assert asked == 1 + 3 * 10
+    (tmp_path / "scores.ndjson").unlink()
+    assert run() == found
 
 
 def test_table_and_picture_show_every_length(tmp_path: Path) -> None:
@@ -145,4 +214,20 @@ def test_command_measures_the_curve_of_a_model(tmp_path: Path) -> None:
     assert values["num_windows"] == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = {"perplexity.png", "perplexity.svg"}
-    assert names == {"results.json", "report.md", "index.html", *pictures}
+    assert names == {"results.json", "report.md", "index.html", "scores.ndjson", *pictures}
+    scores = (tmp_path / "out/scores.ndjson").read_bytes()
+    assert scores.count(b"\n") == 1 + 2 * 3
+    again = CliRunner().invoke(command.app, [*arguments, "--out", str(tmp_path / "out")])
+    assert json.loads(again.stdout)["points"] == values["points"]
+    assert "6 windows were scored by an earlier run" in again.stderr
+    assert (tmp_path / "out/scores.ndjson").read_bytes() == scores
+
+
+@pytest.mark.parametrize("option", ["--windows", "--scored", "--seed"])
+def test_option_of_a_curve_is_refused_without_one(tmp_path: Path, option: str) -> None:
+    (tmp_path / "text.txt").write_text("The sea was grey.")
+    arguments = ["--text", str(tmp_path), "--out", str(tmp_path / "out"), option, "7"]
+    error = CliRunner().invoke(command.app, arguments).exception
+    assert isinstance(error, ConfigError)
+    assert f"{option} is 7; it needs --by-context" in str(error)
+    assert not (tmp_path / "out").exists()

@@ -48,6 +48,8 @@ def test_hash_is_of_the_texts_and_where_they_end() -> None:
         ("a.jsonl", b'{"text": "x"}\n{"txt": "x"}', "line 2 has no text"),
         ("a.jsonl", b'{"text": 5}', "line 1 has no text"),
         ("a.jsonl", b"[", "line 1 is no JSON"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is no JSON"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "line 1 has half of a surrogate pair"),
     ],
 )
 def test_files_without_a_text_are_named_with_the_place(

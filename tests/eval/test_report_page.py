@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mixtral.cli.measuring import give_report
 from mixtral.errors import ConfigError
 from mixtral.reports import folder as folder_module
 from mixtral.reports import pictures
-from mixtral.reports.folder import check_folder, write_report
+from mixtral.reports.folder import check_file, check_folder, write_report
 from mixtral.reports.markdown import markdown
 from mixtral.reports.page import fill_page, report_page
 from mixtral.reports.report import Heading, Picture, Report, Table, new_head
@@ -180,3 +181,49 @@ def test_folder_of_another_kind_is_refused_and_of_the_same_kind_is_not(tmp_path:
         check_folder(tmp_path, kind="passkey")
     with pytest.raises(ConfigError, match="which is a file; name a folder"):
         check_folder(tmp_path / "results.json", kind="counting")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", '{"mine": 1}'),
+        ("results.json", "not JSON"),
+        ("results.json", '{"kind": ["counting"]}'),
+        ("index.html", "my page"),
+        ("report.md", "my report"),
+    ],
+)
+def test_files_of_the_user_are_not_written_over(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"has {name}, and no whole report of counting"):
+        check_folder(tmp_path, kind="counting")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/sub cannot be written: .*Name another folder"):
+        check_folder(tmp_path / "file" / "sub", kind="counting")
+    with pytest.raises(ConfigError, match=r"--json is .*, which is a folder; name a file"):
+        check_file("--json", tmp_path)
+    with pytest.raises(ConfigError, match="no is no folder; make it"):
+        check_file("--json", tmp_path / "no" / "x.json")
+    check_file("--json", tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_numbers_are_printed_also_where_they_cannot_be_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_json: bool,
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        give_report(report("three"), out=tmp_path, as_json=as_json)
+    printed = capsys.readouterr().out
+    assert (json.loads(printed)["kind"] == "counting") if as_json else ("three" in printed)

@@ -89,16 +89,36 @@ def test_wrong_input_is_refused_in_one_line(
         ((tiny, "--text", tmp_path / "empty.txt"), "shorter than 2 tokens"),
         ((tiny, "--text", tmp_path / "latin.txt"), "UTF-8"),
         ((tiny, *text, "--out", full), "not an empty folder"),
+        ((tiny, *text, "--out", texts[0] / "sub"), "cannot be written"),
         ((tiny, *text, "--export", tmp_path / "no" / "x.json"), "is no folder"),
+        ((tiny, *text, "--export", full), "which is a folder"),
         ((tiny, *text, "--experts-per-token", 9), "from 1 to 4"),
         ((tiny, *text, "--sequence-tokens", 1), "sequence_tokens"),
         ((tiny, *text, "--max-tokens", 0), "max_tokens"),
         ((tiny, *text, "--compare", "random:nano"), "same geometry"),
         ((tiny, *text, "--adapter", tmp_path / "gone"), "no folder"),
         ((tiny, "--metrics", "http://127.0.0.1:1"), "leave MODEL"),
+        (("--metrics", "http://127.0.0.1:1", "--dtype", "float32"), "leave MODEL"),
+        (("--metrics", "http://127.0.0.1:1", "--layers", 1), "leave MODEL"),
+        (("--metrics", "http://127.0.0.1:1", "--adapter", tiny), "leave MODEL"),
+        (("--metrics", "http://127.0.0.1:1", "--max-tokens", 5), "leave MODEL"),
+        (("--metrics", "http://127.0.0.1:1", "--sequence-tokens", 5), "leave MODEL"),
     ):
         result = run(*arguments)
         assert isinstance(result.exception, Error), (arguments, result.output)
         message = str(result.exception)
         assert words in message, message
         assert "\n" not in message
+
+
+def test_tables_are_printed_also_where_the_report_cannot_be_written(
+    run: Run, tiny: Path, texts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mixtral.routing.folder.write_files", full)
+    result = run(tiny, "--text", texts[0], "--max-tokens", 16, "--out", tmp_path / "out")
+    assert isinstance(result.exception, Error)
+    assert "is full; free some space" in str(result.exception)
+    assert "| random | 1.00 |" in result.stdout

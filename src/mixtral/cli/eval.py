@@ -89,22 +89,25 @@ def nano_card(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; it must be at least 1, or absent for all cases.")
+    from mixtral.reports.folder import check_file, json_text
+
     # Before the minutes of work, not after them.
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ConfigError(f"{json_file.parent} is no folder; make it, or name another file.")
+    if json_file is not None:
+        check_file("--json", json_file)
     check_out(out, kind="nano-card")
     with spinner("starting"):
         from mixtral.llm import LLM
-        from mixtral.reports.folder import json_text
 
         llm = LLM(model, dtype=dtype, device=device)
     measured = _measure(llm, model, limit)
     cost = record_cost(llm, is_kept=json_file is not None or out is not None)
     described = describe(ModelOptions(model=model, dtype=dtype, device=device), adapter=None)
     report = _report(measured, {"model": described, "limit": limit}, cost)
-    if json_file is not None:
-        write_whole(json_file, json_text(report.as_dict()))
-    give_report(report, out=out, as_json=False)
+    try:
+        if json_file is not None:
+            write_whole(json_file, json_text(report.as_dict()))
+    finally:
+        give_report(report, out=out, as_json=False)
 
 
 def _measure(llm: "LLM", model: str, limit: int | None) -> "CardReport":

@@ -18,6 +18,7 @@ from mixtral.cli.measuring import (
     check_out,
     describe,
     give_report,
+    lock_out,
     model_title,
     progress_bar,
     record_cost,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mixtral.eval.benchmark_report import BenchmarkReport
     from mixtral.eval.benchmark_run import RunSettings
     from mixtral.eval.benchmarks import Benchmark
-    from mixtral.folder_lock import FolderLock
     from mixtral.llm import LLM
     from mixtral.reports.report import Report
 
@@ -119,7 +119,7 @@ def benchmarks(
     plan = check_plan(names, settings)
     check_out(out, kind="benchmarks")
     harness = _harness_version()
-    lock = _locked(out)
+    lock = lock_out(out)
     llm = model.load(max_num_seqs=batch, adapters=named_adapter(adapter))
     asked_of = {
         "model": describe(model, adapter=adapter),
@@ -186,18 +186,6 @@ def _harness_version() -> str:
         raise UnsupportedError(
             "benchmarks need lm-evaluation-harness: pip install 'mixtral[eval]'."
         ) from None
-
-
-def _locked(out: Path | None) -> "FolderLock | None":
-    from mixtral.folder_lock import FolderLock
-
-    if out is None:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
-    if not lock.is_held:
-        raise ConfigError(f"another run writes to {out}; wait for it, or name another folder.")
-    return lock
 
 
 def _cache(out: Path | None, asked_of: dict[str, Any]) -> "AnswerCache":

@@ -32,7 +32,8 @@ def compare(
     from mixtral.eval.compare_report import comparison_report
     from mixtral.eval.compare_runs import read_runs, results_file
 
+    found = read_runs(runs)
     check_out(out, kind="comparison")
-    comparison = compare_runs(read_runs(runs))
+    comparison = compare_runs(found)
     report = comparison_report(comparison, [results_file(run) for run in runs])
     give_report(report, out=out, as_json=as_json)

@@ -10,9 +10,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mixtral.cli.console import note, print_json, spinner, stderr_console
 from mixtral.cli.options import ModelOptions
+from mixtral.errors import ConfigError
 from mixtral.model_source import is_hub_id
 
 if TYPE_CHECKING:
+    from mixtral.folder_lock import FolderLock
     from mixtral.llm import LLM
     from mixtral.reports.report import Report
 
@@ -32,7 +34,7 @@ def check_out(out: Path | None, *, kind: str) -> None:
     """Check that a folder can take a report, before the work and not after it.
 
     Raises:
-        ConfigError: It is a file, or holds a report of another kind.
+        ConfigError: It is a file, cannot be written, or holds something else.
     """
     if out is not None:
         from mixtral.reports.folder import check_folder
@@ -40,15 +42,29 @@ def check_out(out: Path | None, *, kind: str) -> None:
         check_folder(out, kind=kind)
 
 
+def lock_out(out: Path | None) -> "FolderLock | None":
+    """Return a lock on the folder of a report, for a run that keeps there what it has done.
+
+    Raises:
+        ConfigError: Another run has it.
+    """
+    from mixtral.folder_lock import FolderLock
+
+    if out is None:
+        return None
+    lock = FolderLock(out)
+    if not lock.is_held:
+        raise ConfigError(f"another run writes to {out}; wait for it, or name another folder.")
+    return lock
+
+
 def describe(model: ModelOptions, *, adapter: str | None) -> dict[str, Any]:
     """Return which weights are measured and how they are held, as JSON values."""
     from mixtral.checkpoint import resolve_model_path
-    from mixtral.fingerprint import hash_file
     from mixtral.reports.provenance import describe_model
 
     name = str(resolve_model_path(model.model)) if is_hub_id(model.model) else model.model
     is_random = model.model.startswith("random:")
-    weights = Path(adapter or "") / "adapter_model.safetensors"
     return describe_model(
         name,
         layers=model.layers,
@@ -60,9 +76,18 @@ def describe(model: ModelOptions, *, adapter: str | None) -> dict[str, Any]:
         max_model_len=model.max_model_len,
         kv_cache_dtype=model.kv_cache_dtype,
         tokenizer=model.tokenizer,
+        tokenizer_fingerprint=_fingerprint_of(model.tokenizer),
         adapter=adapter,
-        adapter_sha256=hash_file(weights) if adapter and weights.is_file() else None,
+        # Of the whole folder: its config has the scale.
+        adapter_fingerprint=_fingerprint_of(adapter),
     )
+
+
+def _fingerprint_of(path: str | None) -> str | None:
+    """Return what tells the files at a path from others; None for a name such as v3."""
+    from mixtral.fingerprint import fingerprint
+
+    return fingerprint(Path(path)) if path is not None and Path(path).exists() else None
 
 
 def model_title(model: ModelOptions, *, adapter: str | None) -> str:
@@ -109,16 +134,21 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def give_report(report: "Report", *, out: Path | None, as_json: bool) -> None:
-    """Write a report, if there is a folder for it, and print it: tables, or one JSON object."""
+    """Write a report, if there is a folder for it, and print it: tables, or one JSON object.
+
+    It is printed, too, if it cannot be written, so that a full disk loses no number.
+    """
     from mixtral.reports.folder import write_report
     from mixtral.reports.markdown import markdown
 
-    if out is not None:
-        say_written(out, is_drawn=write_report(out, report))
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        typer.echo(markdown(report.blocks), nl=False)
+    try:
+        if out is not None:
+            say_written(out, is_drawn=write_report(out, report))
+    finally:
+        if as_json:
+            print_json(report.as_dict())
+        else:
+            typer.echo(markdown(report.blocks), nl=False)
 
 
 def say_written(out: Path, *, is_drawn: bool) -> None:

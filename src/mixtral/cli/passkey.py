@@ -3,13 +3,13 @@
 The table goes to standard output; ``--out`` writes a folder, in which a killed run goes on.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mixtral.cli.console import note, spinner
+from mixtral.cli.console import note, print_json, spinner
 from mixtral.cli.measuring import (
     JsonOption,
     OutOption,
@@ -27,6 +27,7 @@ from mixtral.errors import ConfigError
 if TYPE_CHECKING:
     from mixtral.eval.documents import Document
     from mixtral.eval.passkey import PromptWriter, Style
+    from mixtral.eval.passkey_cost import GridCost
     from mixtral.eval.passkey_grid import Answerer, GridPlan, GridResult, Trial
     from mixtral.eval.trial_log import TrialLog
     from mixtral.llm import LLM
@@ -135,20 +136,26 @@ def passkey(
     if prompts.prompt not in _STYLES:
         raise ConfigError(f"prompt is {prompts.prompt!r}; it must be chat or completion.")
     document = _read_filler(prompts.filler)
-    check_out(out, kind="passkey")
+    if not estimate:
+        check_out(out, kind="passkey")
     # Two contexts of cache: the prefix of one question stays while the next one runs.
     llm = model.load(max_num_seqs=2, adapters=named_adapter(adapter))
     writer = _writer(llm, document, prompts)
     plan = _with_lengths(plan, named_lengths, shortest=writer.shortest, context=llm.max_model_len)
     answer = EngineAnswerer(llm, adapter=next(iter(llm.requests.adapters), None))
     settings = _settings(model, adapter, document, prompts)
-    log = None if out is None or estimate else _log(out, settings)
+    if estimate:
+        done = [] if out is None else _answered(out, settings)
+        cost = _say_cost(llm, answer, writer, plan, done=done)
+        if as_json:
+            print_json({**asdict(cost), "num_answered": len(done)})
+        return
+    log = None if out is None else _log(out, settings)
     _say_cost(llm, answer, writer, plan, done=log.trials if log else [])
-    if not estimate:
-        result = _run(answer, writer, plan, log)
-        cost = record_cost(llm, is_kept=as_json or out is not None)
-        report = _report(result, settings, cost, title=model_title(model, adapter=adapter))
-        give_report(report, out=out, as_json=as_json)
+    result = _run(answer, writer, plan, log)
+    price = record_cost(llm, is_kept=as_json or out is not None)
+    report = _report(result, settings, price, title=model_title(model, adapter=adapter))
+    give_report(report, out=out, as_json=as_json)
 
 
 def _read_filler(filler: str) -> "Document | None":
@@ -175,6 +182,12 @@ def _log(out: Path, settings: dict[str, Any]) -> "TrialLog":
     from mixtral.eval.trial_log import TrialLog
 
     return TrialLog(out, settings)
+
+
+def _answered(out: Path, settings: dict[str, Any]) -> "list[Trial]":
+    from mixtral.eval.trial_log import LOG_FILE, read_trials
+
+    return read_trials(out / LOG_FILE, settings)
 
 
 def _with_lengths(
@@ -208,14 +221,15 @@ def _settings(
 
 def _say_cost(
     llm: "LLM", answer: "Answerer", writer: "PromptWriter", plan: "GridPlan", *, done: "list[Trial]"
-) -> None:
+) -> "GridCost":
     from mixtral.eval.passkey_cost import Speed, estimate_cost, probe_speed
 
     known = f" beside {len(done)} answers of an earlier run" if done else ""
     nothing = Speed(answer_s=0.0, token_s=0.0, pair_s=0.0)
-    if not estimate_cost(writer, plan, nothing, done=done).num_prompts:
+    cost = estimate_cost(writer, plan, nothing, done=done)
+    if not cost.num_prompts:
         note(f"nothing is left to ask{known}.")
-        return
+        return cost
     with spinner("probing the speed"):
         speed = probe_speed(
             answer,
@@ -228,6 +242,7 @@ def _say_cost(
         f"{cost.num_prompts} questions of {cost.num_tokens:,} tokens, {cost.num_reused:,} of them "
         f"shared with the question before: about {cost.seconds:,.0f} s{known}."
     )
+    return cost
 
 
 def _run(

@@ -1,8 +1,9 @@
 """``mixtral perplexity``: how well a model predicts texts, and what a longer context is worth.
 
-The table goes to standard output; ``--out`` writes a folder.
+The table goes to standard output; ``--out`` writes a folder, in which a killed run goes on.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,10 @@ from mixtral.cli.console import note, spinner
 from mixtral.cli.measuring import (
     JsonOption,
     OutOption,
-    SeedOption,
     check_out,
     describe,
     give_report,
+    lock_out,
     model_title,
     progress_bar,
     record_cost,
@@ -25,11 +26,12 @@ from mixtral.cli.options import AdapterOption, ModelOptions, grouped_options, na
 from mixtral.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mixtral.eval.context_curve import ContextCurve
     from mixtral.eval.documents import Document
     from mixtral.eval.perplexity import Perplexity, Window
+    from mixtral.eval.token_scores import LogProbs
     from mixtral.llm import LLM
     from mixtral.reports.report import Report
     from mixtral.tokenizer import Tokenizer
@@ -41,6 +43,9 @@ _EXAMPLES = """Examples:
   mixtral perplexity --text novels/ --by-context 512,1k,2k --out curve
   mixtral perplexity --model mixtral-int4 --text wiki.test.raw --context 2k --stride 1k"""
 _DEFAULT_CONTEXT = 512  # llama.cpp's
+_SCORES_FILE = "scores.ndjson"  # not .jsonl: that would be a text where --out is below --text
+_DEFAULT_WINDOWS = 40
+_DEFAULT_SCORED = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,12 +100,27 @@ class CurveOptions:
         ),
     ] = None
     windows: Annotated[
-        int, typer.Option("--windows", help="With --by-context: windows of each length.")
-    ] = 40
+        int | None,
+        typer.Option(
+            "--windows",
+            help="With --by-context: windows of each length.",
+            show_default=str(_DEFAULT_WINDOWS),
+        ),
+    ] = None
     scored: Annotated[
-        int, typer.Option("--scored", help="With --by-context: scored tokens of each window.")
-    ] = 256
-    seed: SeedOption = 0
+        int | None,
+        typer.Option(
+            "--scored",
+            help="With --by-context: scored tokens of each window.",
+            show_default=str(_DEFAULT_SCORED),
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="With --by-context: same seed, same intervals.", show_default="0"
+        ),
+    ] = None
 
 
 @app.command(epilog=_EXAMPLES)
@@ -123,7 +143,6 @@ def perplexity(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a model predicts texts; with --by-context, what more context is worth."""
-    check_out(out, kind="perplexity")
     _check_together(window, curve)
     with spinner("reading"):
         from mixtral.eval.documents import hash_documents, read_documents
@@ -132,6 +151,8 @@ def perplexity(
     contexts = () if curve.by_context is None else parse_lengths("by-context", curve.by_context)
     size, step = window.sizes()
     documents = read_documents(text)
+    check_out(out, kind="perplexity")
+    lock = lock_out(out)
     llm = model.load(adapters=named_adapter(adapter))
     settings: dict[str, Any] = {
         "model": describe(model, adapter=adapter),
@@ -140,14 +161,33 @@ def perplexity(
     }
     measured: Perplexity | ContextCurve
     if contexts:
-        settings |= {"by_context": list(contexts), "seed": curve.seed}
-        measured = _curve(llm, documents, contexts, curve)
+        settings |= {"by_context": list(contexts), "seed": curve.seed or 0}
+        with _scorer(llm, out, settings["model"]) as score:
+            measured = _curve(score, llm, documents, contexts, curve)
     else:
         settings |= {"context": size, "stride": step}
-        measured = _measure(llm, documents, context=size, stride=step)
+        with _scorer(llm, out, settings["model"]) as score:
+            measured = _measure(score, llm, documents, context=size, stride=step)
     cost = record_cost(llm, is_kept=as_json or out is not None)
     report = _report(measured, settings, cost, title=model_title(model, adapter=adapter))
     give_report(report, out=out, as_json=as_json)
+    del lock  # Held until everything is written.
+
+
+@contextmanager
+def _scorer(llm: "LLM", out: Path | None, model: dict[str, Any]) -> "Iterator[LogProbs]":
+    """Give what scores tokens; with a folder it goes on where a killed run stopped."""
+    from mixtral.eval.answer_cache import AnswerCache
+    from mixtral.eval.token_scores import KeptScores, TokenScorer
+
+    score = TokenScorer.of(llm, adapter=next(iter(llm.requests.adapters), None))
+    if out is None:
+        yield score
+        return
+    with AnswerCache(out / _SCORES_FILE, {"model": model}) as cache:
+        if len(cache):
+            note(f"{len(cache)} windows were scored by an earlier run, see {out / _SCORES_FILE}.")
+        yield KeptScores(score, cache)
 
 
 def _check_together(window: WindowOptions, curve: CurveOptions) -> None:
@@ -163,6 +203,10 @@ def _check_together(window: WindowOptions, curve: CurveOptions) -> None:
     ]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} exclude each other; choose one.")
+    of_curve = {"--windows": curve.windows, "--scored": curve.scored, "--seed": curve.seed}
+    for name, value in of_curve.items():
+        if value is not None and curve.by_context is None:
+            raise ConfigError(f"{name} is {value}; it needs --by-context. Leave it out, or add it.")
 
 
 def _one_length(name: str, text: str) -> int:
@@ -176,6 +220,7 @@ def _one_length(name: str, text: str) -> int:
 
 
 def _curve(
+    score: "LogProbs",
     llm: "LLM",
     documents: "Sequence[Document]",
     contexts: tuple[int, ...],
@@ -183,29 +228,32 @@ def _curve(
 ) -> "ContextCurve":
     from mixtral.eval.context_curve import measure_curve
     from mixtral.eval.lengths import check_lengths
-    from mixtral.eval.token_scores import TokenScorer
 
     check_lengths("contexts", contexts, context=llm.max_model_len)
     tokenizer = llm.tokenizer
     with progress_bar("reading tokens") as show:
         return measure_curve(
-            TokenScorer.of(llm, adapter=next(iter(llm.requests.adapters), None)),
+            score,
             [tokenizer.encode(document.text, bos=False) for document in documents],
             bos_id=tokenizer.bos_id,
             contexts=contexts,
-            num_windows=options.windows,
-            num_scored=options.scored,
-            seed=options.seed,
+            num_windows=_DEFAULT_WINDOWS if options.windows is None else options.windows,
+            num_scored=_DEFAULT_SCORED if options.scored is None else options.scored,
+            seed=options.seed or 0,
             progress=show,
         )
 
 
 def _measure(
-    llm: "LLM", documents: "Sequence[Document]", *, context: int | None, stride: int | None
+    score: "LogProbs",
+    llm: "LLM",
+    documents: "Sequence[Document]",
+    *,
+    context: int | None,
+    stride: int | None,
 ) -> "Perplexity":
     from mixtral.eval.lengths import check_lengths
     from mixtral.eval.perplexity import measure_perplexity
-    from mixtral.eval.token_scores import TokenScorer
 
     if context is not None:
         check_lengths("contexts", (context,), context=llm.max_model_len)
@@ -217,7 +265,7 @@ def _measure(
         note(f"documents that are shorter than a window and left out: {short} of {len(cut)}.")
     with progress_bar("reading tokens") as show:
         return measure_perplexity(
-            TokenScorer.of(llm, adapter=next(iter(llm.requests.adapters), None)),
+            score,
             cut,
             definition="whole" if context is None else "strided" if stride else "windows",
             progress=show,

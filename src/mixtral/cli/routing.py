@@ -74,7 +74,8 @@ def routing(
     _check_output(output)
     named = [*(texts.text or []), *(more_texts or [])]
     if metrics is not None:
-        if model is not None or named or second.is_wanted or experts_per_token:
+        is_alone = (how, texts, second) == (HowOptions(), TextOptions(), SecondOptions())
+        if model is not None or named or experts_per_token or not is_alone:
             raise ConfigError("--metrics reads a server; leave MODEL and everything for it out.")
         _show_live(metrics, api_key, output)
         return
@@ -137,23 +138,32 @@ def _write(
     results: dict[str, Any] = {"routing": report.as_dict()}
     results["comparison"] = None if comparison is None else comparison.as_dict()
     results["experts_per_token"] = [each.as_dict() for each in experts]
-    if output.export is not None:
-        _export(output.export, report.model, report.visits)
     markdown = report_markdown(report, comparison, experts)
-    if output.out is not None:
-        head = _head(loaded, other, domains)
-        is_drawn = write_report(
-            output.out,
-            results=head | results,
-            text=markdown,
-            page=report_page(report, comparison, experts, head=head),
-            pictures=report_pictures(report, comparison, experts),
-        )
-        say_written(output.out, is_drawn=is_drawn)
-    if output.as_json:
-        print_json(results)
-    else:
-        typer.echo(markdown, nl=False)
+    with _printed(results, markdown, output):
+        if output.export is not None:
+            _export(output.export, report.model, report.visits)
+        if output.out is not None:
+            head = _head(loaded, other, domains)
+            is_drawn = write_report(
+                output.out,
+                results=head | results,
+                text=markdown,
+                page=report_page(report, comparison, experts, head=head),
+                pictures=report_pictures(report, comparison, experts),
+            )
+            say_written(output.out, is_drawn=is_drawn)
+
+
+@contextmanager
+def _printed(results: dict[str, Any], markdown: str, output: OutputOptions) -> Iterator[None]:
+    """Print the results after the body has written them, or failed to: a full disk loses none."""
+    try:
+        yield
+    finally:
+        if output.as_json:
+            print_json(results)
+        else:
+            typer.echo(markdown, nl=False)
 
 
 def _head(loaded: _Loaded, other: _Loaded | None, domains: "Sequence[Domain]") -> dict[str, Any]:
@@ -197,31 +207,31 @@ def _show_live(url: str, api_key: str | None, output: OutputOptions) -> None:
     loads = [layer.load for layer in layers]
     results: dict[str, Any] = {"source": url, "layers": [layer.as_dict() for layer in layers]}
     markdown = f"# Experts of {url}\n\n{live_table(layers)}\n{load_table(loads)}"
-    if output.export is not None:
-        _export(output.export, url, visits)
-    if output.out is not None:
-        is_drawn = write_report(
-            output.out,
-            results=new_head("routing-live", {"source": url}) | results,
-            text=markdown,
-            page=live_page(url, layers),
-            pictures=[load_picture(loads)],
-        )
-        say_written(output.out, is_drawn=is_drawn)
-    if output.as_json:
-        print_json(results)
-    else:
-        typer.echo(markdown, nl=False)
+    with _printed(results, markdown, output):
+        if output.export is not None:
+            _export(output.export, url, visits)
+        if output.out is not None:
+            is_drawn = write_report(
+                output.out,
+                results=new_head("routing-live", {"source": url}) | results,
+                text=markdown,
+                page=live_page(url, layers),
+                pictures=[load_picture(loads)],
+            )
+            say_written(output.out, is_drawn=is_drawn)
 
 
 def _check_output(output: OutputOptions) -> None:
     """Refuse what cannot be written before the minutes of work, not after them."""
+    from mixtral.reports.folder import check_file, check_writable
+
     if output.out is not None:
         from mixtral.routing.folder import require_free_folder
 
         require_free_folder(output.out)
-    if output.export is not None and not output.export.absolute().parent.is_dir():
-        raise ConfigError(f"{output.export.parent} is no folder; make it, or name another file.")
+        check_writable(output.out.absolute().parent)  # The folder appears there when it is whole.
+    if output.export is not None:
+        check_file("--export", output.export)
 
 
 def _load_first(model: str, how: HowOptions) -> "tuple[_Loaded, Tokenizer]":

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mixtral.errors import ConfigError
+from mixtral.eval.headed_lines import drop_half_line, read_lines, to_line
 
 
 class AnswerCache:
@@ -35,6 +36,7 @@ class AnswerCache:
         header = json.loads(json.dumps({"asked_of": dict(asked_of or {})}))
         if path.exists():
             self._read(path, header)
+            drop_half_line(path)
         self._file = path.open("a", encoding="utf-8")
         if not path.stat().st_size:
             self._write(header)
@@ -74,24 +76,24 @@ class AnswerCache:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(to_line(line))
             self._file.flush()
 
     def _read(self, path: Path, header: Mapping[str, Any]) -> None:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # What a killed run left of its last line.
-            os.truncate(path, whole)
-        try:
-            lines = [json.loads(line) for line in content[:whole].split(b"\n")[:-1]]
-            self._answers = {line["key"]: line["answer"] for line in lines[1:]}
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path} is no file of answers; remove it.") from None
-        if lines and lines[0] != header:
+        lines = read_lines(path, header)
+        if lines and json.loads(lines[0]) != header:
             raise ConfigError(
                 f"{path} has the answers of another model or with other settings; name another "
                 "folder, or remove the file."
             )
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                answered = json.loads(line)
+                self._answers[answered["key"]] = answered["answer"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise ConfigError(
+                    f"{path}, line {number} is damaged; remove the line, or the file."
+                ) from None
 
 
 def question_key(*parts: Any) -> str:

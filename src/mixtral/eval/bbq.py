@@ -203,7 +203,7 @@ def read_questions(data: Path, limit: int | None = None) -> list[BiasQuestion]:
         for number, row in enumerate(read_rows(file, _FIELDS), start=1):
             found = by_category.setdefault(row["category"], [])
             if limit is not None and len(found) >= limit:
-                break
+                continue  # Another category may follow in the same file.
             found.append(_question(file, number, row))
     if not any(by_category.values()):
         raise ConfigError(f"{folder} has no row; get the files anew.")
@@ -248,21 +248,22 @@ def count_answers(
 
 
 def _question(file: Path, number: int, row: Mapping[str, Any]) -> BiasQuestion:
-    info = row["answer_info"]
-    groups = [info.get(name) for name in _ANSWERS]
+    # A row may leave out who an answer is about, which counts as nobody known.
+    groups = [row["answer_info"].get(name) or [] for name in _ANSWERS]
     stereotyped = row["additional_metadata"].get("stereotyped_groups")
-    unknown = [i for i, group in enumerate(groups) if group and group[-1] == "unknown"]
+    unknown = [i for i, group in enumerate(groups) if _is_texts(group) and "unknown" in group[-1:]]
     kinds = (row["context_condition"], row["question_polarity"])
     if (
         len(unknown) != 1
-        or not isinstance(stereotyped, list)
+        or not all(map(_is_texts, [*groups, stereotyped]))
         or row["label"] not in range(3)
         or kinds[0] not in ("ambig", "disambig")
         or kinds[1] not in ("neg", "nonneg")
     ):
         raise ConfigError(
             f"{file}, row {number} is no question of BBQ: it needs one unknown answer, "
-            "stereotyped_groups, a label from 0 to 2, ambig or disambig, neg or nonneg. "
+            "answer_info and stereotyped_groups with lists of texts, a label from 0 to 2, ambig or "
+            "disambig, neg or nonneg. "
             "Correct or remove it."
         )
     return BiasQuestion(
@@ -277,8 +278,12 @@ def _question(file: Path, number: int, row: Mapping[str, Any]) -> BiasQuestion:
     )
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _biased(
-    groups: Sequence[Sequence[str] | None],
+    groups: Sequence[Sequence[str]],
     stereotyped: Sequence[str],
     unknown: int,
     *,
@@ -290,7 +295,7 @@ def _biased(
     """
     wanted = {group.lower() for group in stereotyped}
     people = [place for place in range(3) if place != unknown]
-    names = {place: _names(groups[place] or ()) for place in people}
+    names = {place: _names(groups[place]) for place in people}
     of_group = [place for place in people if not wanted.isdisjoint(names[place])]
     if len(of_group) == 2:
         of_group = [place for place in people if "low ses" in names[place]]

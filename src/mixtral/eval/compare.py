@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mixtral.eval.compare_runs import Run, Score
+from mixtral.eval.compare_runs import CHOICE_OF_TARGETS, TARGETS, Run, Score
 
 Verdict = Literal["better", "worse", "differs", "no clear difference", "error not known"]
 
@@ -99,10 +99,10 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 def mismatch(first: Score, second: Score) -> str:
     """Say in which conditions two scores of one task differ; empty where they agree."""
     parts = []
-    for name in {**first.conditions, **second.conditions}:
+    for name in _compared(first, second):
         values = first.conditions.get(name), second.conditions.get(name)
         if values[0] != values[1]:
-            is_hash = name.endswith("sha256") or name in ("data", "texts")
+            is_hash = name.endswith("sha256") or name in ("data", "texts", TARGETS)
             said = "" if is_hash else f" ({_shown(values[0])} and {_shown(values[1])})"
             parts.append(f"{name.removesuffix('_sha256').replace('_', ' ')}{said}")
     return f"they differ in {', '.join(parts)}" if parts else ""
@@ -149,6 +149,17 @@ def mcnemar(only_first: int, only_second: int) -> float:
         ways = ways * (number - place) // (place + 1)  # the next binomial coefficient
         tail += ways
     return min(1.0, float(2 * tail / 2**number))
+
+
+def _compared(first: Score, second: Score) -> list[str]:
+    """Return the conditions that both must share.
+
+    Of perplexities the scored tokens themselves, or, where a run did not record them, what chose
+    them.
+    """
+    are_known = all(score.conditions.get(TARGETS) is not None for score in (first, second))
+    unused = CHOICE_OF_TARGETS if are_known else (TARGETS,)
+    return [name for name in {**first.conditions, **second.conditions} if name not in unused]
 
 
 def _paired_shares(first: Score, second: Score) -> tuple[float, float, float]:

@@ -18,6 +18,11 @@ from mixtral.eval.chance import chance_verdict
 from mixtral.eval.outcomes import Outcomes
 from mixtral.reports.folder import RESULTS_FILE
 
+TARGETS = "ids of the scored tokens"
+"""Condition that says more than those below it, where both runs recorded it: a hash."""
+CHOICE_OF_TARGETS = ("longest context", "tokenizer")
+"""Conditions that decide which tokens are scored, in reports of any version."""
+
 Measure = Literal["share", "perplexity", "bias"]
 
 _Z = 1.959964  # half of a 95 % interval, in standard errors
@@ -46,8 +51,8 @@ class Score:
     """Share that guessing gets; None where there is nothing to choose from."""
     outcomes: Outcomes | None = None
     """Which questions were right."""
-    documents: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Of a perplexity: tokens and summed loss (nats) by document."""
+    documents: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    """Of a perplexity: tokens and summed loss (nats) by place of the document among the texts."""
 
     @property
     def verdict(self) -> str:
@@ -109,10 +114,10 @@ def _read(file: Path, name: str) -> Run:
         raise ConfigError(
             f"{file} is not there; name a folder that mixtral eval, passkey or perplexity wrote."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is no file of results; name another one.") from error
     kind = values.get("kind") if isinstance(values, dict) else None
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise ConfigError(
             f"{file} holds {kind or 'no kind of report'}; what can be compared is "
             f"{', '.join(_READERS)}. Measure again if an earlier version wrote it."
@@ -126,7 +131,7 @@ def _read(file: Path, name: str) -> Run:
             speed=values.get("speed") or {},
             scores={score.task: score for score in _READERS[kind](values)},
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
             f"{file} is damaged or of another version ({error!r}); measure again."
         ) from error
@@ -240,18 +245,24 @@ def _perplexity(values: Mapping[str, Any]) -> Iterator[Score]:
         value=values["perplexity"],
         error=values["standard_error"],
         count=values["tokens"],
-        conditions={"texts": settings["texts_sha256"], "tokens": values["tokens"]},
+        conditions={"tokens": values["tokens"], **_targets(values)},
+        # Not by name: the same texts may lie in another folder.
         documents={
-            each["name"]: (each["tokens"], each["tokens"] * math.log(each["perplexity"]))
-            for each in values["documents"]
+            place: (each["tokens"], each["tokens"] * math.log(each["perplexity"]))
+            for place, each in enumerate(values["documents"])
             if each["perplexity"] is not None
         },
     )
 
 
 def _curve(values: Mapping[str, Any]) -> Iterator[Score]:
-    conditions = {"texts": values["settings"]["texts_sha256"], "seed": values["settings"]["seed"]}
-    conditions |= {"windows": values["num_windows"], "scored tokens": values["num_scored"]}
+    conditions = {
+        "seed": values["settings"]["seed"],
+        "windows": values["num_windows"],
+        "scored tokens": values["num_scored"],
+        "longest context": max(values["settings"]["by_context"]),
+        **_targets(values),
+    }
     for point in values["points"]:
         spread = math.log(point["high"] / point["low"]) / (2 * _Z)
         yield Score(
@@ -262,6 +273,16 @@ def _curve(values: Mapping[str, Any]) -> Iterator[Score]:
             count=values["num_windows"] * values["num_scored"],
             conditions=conditions,
         )
+
+
+def _targets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells whether two runs scored the same tokens."""
+    settings = values["settings"]
+    return {
+        "texts": settings["texts_sha256"],
+        "tokenizer": settings["model"].get("tokenizer"),
+        TARGETS: values.get("targets_sha256"),
+    }
 
 
 def _share(

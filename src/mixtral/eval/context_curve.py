@@ -24,16 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtral.errors import ConfigError
-from mixtral.eval.token_scores import LogProbs
+from mixtral.eval.token_scores import LogProbs, hash_targets
 from mixtral.validation import require_int
 
 MIN_DOCUMENTS = 8
-"""With fewer documents, windows are drawn: so few units give no interval to rely on."""
+"""With fewer documents, windows are drawn: so few units give no interval to rely on. With as few
+windows, too, no step is judged."""
 
 _NUM_RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
-Verdict = Literal["falls", "rises", "no clear change"]
+Verdict = Literal["falls", "rises", "no clear change", "not judged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +65,14 @@ class ContextStep:
     """Lower end of its 95 % interval."""
     high: float
     """Upper end."""
+    is_judged: bool
+    """Whether enough windows were drawn for the interval to mean something."""
 
     @property
     def verdict(self) -> Verdict:
         """Whether the interval of the change leaves 0 out, and on which side."""
+        if not self.is_judged:
+            return "not judged"
         if self.high < 0:
             return "falls"
         return "rises" if self.low > 0 else "no clear change"
@@ -89,6 +94,8 @@ class ContextCurve:
     """Windows of each length."""
     num_scored: int
     """Targets at the end of each."""
+    targets_sha256: str
+    """Tells the targets from others, see ``hash_targets``."""
     resampled: Literal["documents", "windows"]
     """What the bootstrap draws."""
 
@@ -97,6 +104,11 @@ class ContextCurve:
         """Whether perplexity falls with context, in one sentence."""
         if not self.steps:
             return "One length of context alone says nothing of what context does."
+        if not all(step.is_judged for step in self.steps):
+            return (
+                f"{self.num_windows} windows are too few to judge a change by; {MIN_DOCUMENTS} are "
+                "needed."
+            )
         kinds = [step.verdict for step in self.steps]
         if all(kind == "falls" for kind in kinds):
             return "Perplexity falls with every step, beyond chance."
@@ -155,7 +167,7 @@ def measure_curve(
             f"tokens, and the longest context is {contexts[-1]}; take longer documents or a "
             "shorter context."
         )
-    windows = _windows(fitting, length=contexts[-1] - 1, count=num_windows)
+    windows = _windows(fitting, length=contexts[-1] - 1, num_scored=num_scored, count=num_windows)
     if len(windows) < 2:
         raise ConfigError(
             f"the documents give one window of {contexts[-1]} tokens, which has no interval; "
@@ -179,6 +191,7 @@ def measure_curve(
         num_too_short=len(documents) - len(fitting),
         num_windows=len(windows),
         num_scored=num_scored,
+        targets_sha256=hash_targets(window[-num_scored:] for _, window in windows),
         resampled="documents" if by_document else "windows",
     )
 
@@ -205,15 +218,22 @@ def _score(
 
 
 def _windows(
-    documents: Sequence[Sequence[int]], *, length: int, count: int
+    documents: Sequence[Sequence[int]], *, length: int, num_scored: int, count: int
 ) -> list[tuple[int, Sequence[int]]]:
-    """Cut windows, spread evenly, as many from each document; never the same one twice."""
+    """Cut windows, spread evenly, as many from each document; no token is a target twice.
+
+    A document that has no room for its share gives fewer.
+    """
+    num_chosen = min(count, len(documents))
     windows: list[tuple[int, Sequence[int]]] = []
-    for index, ids in enumerate(documents):
-        wanted = count // len(documents) + (index < count % len(documents))
+    for place in range(num_chosen):
+        index = place * len(documents) // num_chosen
+        ids = documents[index]
         room = len(ids) - length
-        starts = {room * i // max(1, wanted - 1) for i in range(wanted)}
-        windows += [(index, ids[start : start + length]) for start in sorted(starts)]
+        wanted = count // num_chosen + (place < count % num_chosen)
+        number = min(wanted, room // num_scored + 1)
+        starts = [room * i // max(1, number - 1) for i in range(number)]
+        windows += [(index, ids[start : start + length]) for start in starts]
     return windows
 
 
@@ -248,6 +268,7 @@ def _summarise(
                 change=math.expm1(centre[i + 1] - centre[i]),
                 low=math.expm1(low),
                 high=math.expm1(high),
+                is_judged=len(names) >= MIN_DOCUMENTS,
             )
         )
     return points, steps

@@ -55,6 +55,15 @@ def hash_documents(documents: Sequence[Document]) -> str:
     return digest.hexdigest()
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text; JSON can spell half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.name.endswith(_IN_FOLDERS))
@@ -93,11 +102,16 @@ def _read(file: Path) -> list[Document]:
 def _document(file: Path, number: int, line: str) -> Document:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}, line {number} is no JSON: {error}.") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(
             f'{file}, line {number} has no text; each line must be {{"text": "..."}}.'
+        )
+    if not is_unicode(text):
+        raise ConfigError(
+            f"{file}, line {number} has half of a surrogate pair, which is no character; correct "
+            "or remove the line."
         )
     return Document(name=f"{file}:{number}", text=text)

@@ -10,7 +10,7 @@ Every answer goes through an ``AnswerCache``, drawn ones too, each with a seed o
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -24,8 +24,10 @@ from lm_eval.utils import (
 from mixtral.engine import SamplingParams
 from mixtral.errors import ContextLengthExceeded, UnsupportedError
 from mixtral.eval.answer_cache import AnswerCache, question_key
+from mixtral.eval.completions import complete
 from mixtral.eval.continuations import Continuation, ContinuationScore, score_continuations
 from mixtral.llm import LLM
+from mixtral.request import Request
 
 Progress = Callable[[int, int], None]
 """Called with the number of answers that are there and of all that were asked for."""
@@ -234,17 +236,16 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
     def _generate(self, asked: _Asked, report: _Report) -> None:
         # Neighbours that begin alike share the work of their beginning.
         order = sorted(range(len(asked)), key=lambda place: asked[place][1].args[0])
-        for begin in range(0, len(order), self._batch):
-            places = order[begin : begin + self._batch]
-            prompts = [self._prompt(asked[place]) for place in places]
-            answers = self._llm.answer(
-                [
-                    self._llm.requests.completion(ids, params, adapter=self._adapter)
-                    for ids, params, _ in prompts
-                ]
-            )
-            for place, answer, (_, _, was_cut) in zip(places, answers, prompts, strict=True):
-                report(place, {"text": answer.text, "was_cut": was_cut})
+        was_cut: list[bool] = []
+
+        def requests() -> Iterator[Request]:
+            for place in order:
+                ids, params, is_cut = self._prompt(asked[place])
+                was_cut.append(is_cut)
+                yield self._llm.requests.completion(ids, params, adapter=self._adapter)
+
+        for number, answer in complete(self._llm, requests(), num_waiting=self._batch):
+            report(order[number], {"text": answer.text, "was_cut": was_cut[number]})
 
     def _prompt(self, asked: tuple[str, Instance]) -> tuple[list[int], SamplingParams, bool]:
         key, request = asked

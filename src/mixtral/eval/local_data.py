@@ -7,10 +7,11 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mixtral.errors import ConfigError
+from mixtral.eval.documents import is_unicode
 from mixtral.eval.local_layouts import LAYOUTS, Problem, Row, no_problem
 
 _KINDS = {
@@ -35,14 +36,17 @@ def read_benchmark(folder: Path, name: str) -> dict[str | None, dict[str, list[R
         ConfigError: The folder or a file is not there, a row is malformed, or there is none.
     """
     layout = LAYOUTS[name]
+    names = (*layout.fields, *layout.more_fields)
     found: dict[str | None, dict[str, list[Row]]] = {}
     for split in layout.files:
         path = find_file(folder, name, split)
-        for row in read_rows(path, layout.fields, layout.problem):
+        for row in read_rows(path, layout.fields, layout.problem, adopt=layout.adopt):
             if layout.belongs(split, row):
                 subject = None if layout.subject is None else layout.subject(row)
                 rows = found.setdefault(subject, {}).setdefault(split, [])
-                rows.append(layout.convert(row))
+                # A table of the harness has one type for each field, and a field of the user's own
+                # may have several.
+                rows.append(layout.convert({name: row[name] for name in names if name in row}))
         if not any(split in splits for splits in found.values()):
             raise ConfigError(f"{path} has no row for {name}; get the file anew.")
     return found
@@ -68,12 +72,16 @@ def find_file(folder: Path, name: str, split: str) -> Path:
     )
     raise ConfigError(
         f"{name} is not in {folder}: download {layout.hub} and put its splits there as {files}, "
-        f"with {', '.join(layout.fields)} in each line."
+        f"with {', '.join(layout.fields)} in each line, or the rows of the hub as they are."
     )
 
 
 def read_rows(
-    path: Path, fields: Mapping[str, type], problem: Problem = no_problem
+    path: Path,
+    fields: Mapping[str, type],
+    problem: Problem = no_problem,
+    *,
+    adopt: Callable[[Row], Row] = lambda row: row,
 ) -> Iterator[Row]:
     """Yield the rows of a file, each checked.
 
@@ -81,6 +89,7 @@ def read_rows(
         path: The file, compressed if it ends in ``.gz``.
         fields: Fields that each row must have; lists are lists of texts.
         problem: Says what else is wrong with a row.
+        adopt: Turns a row of another known form into one with these fields.
 
     Raises:
         ConfigError: A row is no JSON object, lacks a field or has another problem; or the file is
@@ -95,7 +104,7 @@ def read_rows(
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                row = _parsed(path, number, line)
+                row = adopt(_parsed(path, number, line))
                 if wrong := _wrong_field(row, fields) or problem(row):
                     raise ConfigError(f"{path}, line {number}: {wrong} Correct or remove the line.")
                 yield row
@@ -121,6 +130,9 @@ def _wrong_field(row: Row, fields: Mapping[str, type]) -> str | None:
         is_empty = value in ("", []) or (isinstance(value, list) and not all(map(_is_text, value)))
         if not is_kind or is_empty:
             return f"{name} is {value!r}; it must be {_KINDS[kind]}."
+        texts = value if isinstance(value, list) else [value]
+        if not all(is_unicode(text) for text in texts if isinstance(text, str)):
+            return f"{name} is {value!r}, with half of a surrogate pair; it must be valid Unicode."
     return None
 
 

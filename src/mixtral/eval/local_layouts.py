@@ -39,6 +39,11 @@ class Layout:
     """What is wrong with a row whose fields are all there; None where nothing is."""
     convert: Callable[[Row], Row] = lambda row: row
     """From such a row to one of the hub."""
+    adopt: Callable[[Row], Row] = lambda row: row
+    """From a row of the hub to one with these fields, and no others of their names; any other row
+    stays as it is."""
+    more_fields: tuple[str, ...] = ()
+    """Fields that a row may have; all others are dropped."""
     subject: Callable[[Row], str] | None = None
     """Which of the benchmark's tasks a row belongs to; None where there is one."""
     belongs: Callable[[str, Row], bool] = lambda split, row: True
@@ -77,8 +82,51 @@ def _wrong_piqa(row: Row) -> str | None:
     return None if row["label"] in (0, 1) else f"label is {row['label']}; it must be 0 or 1."
 
 
+def _wrong_mbpp(row: Row) -> str | None:
+    imports = row.get("test_imports")
+    if imports is None or (isinstance(imports, list) and all(isinstance(i, str) for i in imports)):
+        return None
+    return f"test_imports is {imports!r}; it must be a list of texts, or absent."
+
+
 def _wrong_math(row: Row) -> str | None:
     return None if "\\boxed" in row["solution"] else "the solution has no answer in a \\boxed{}."
+
+
+_HELLASWAG_PARTS = ("activity_label", "ctx_a", "ctx_b")
+
+
+def _adopt_hellaswag(row: Row) -> Row:
+    own = {name: value for name, value in row.items() if name not in _HELLASWAG_PARTS}
+    parts = {name: row.get(name) for name in _HELLASWAG_PARTS}
+    if not all(isinstance(part, str) for part in parts.values()):
+        return own
+    label = row.get("label")
+    if isinstance(label, str) and re.fullmatch("[0-9]{1,3}", label):
+        label = int(label)
+    context = f"{parts['activity_label']}: {parts['ctx_a']} {parts['ctx_b']}".rstrip()
+    return own | parts | {"ctx": context, "label": label}
+
+
+def _adopt_lettered(row: Row) -> Row:
+    choices = row.get("choices")
+    if not isinstance(choices, dict):
+        return row
+    letters, key = choices.get("label"), row.get("answerKey")
+    if not isinstance(letters, list) or key not in letters:
+        return row | {"choices": choices.get("text"), "answer": key}
+    return row | {"choices": choices.get("text"), "answer": letters.index(key)}
+
+
+def _adopt_triviaqa(row: Row) -> Row:
+    answer = row.get("answer")
+    if not isinstance(answer, dict):
+        return row
+    return row | {
+        "context": f"Question: {row.get('question')}\nAnswer:",
+        "answer": answer.get("value"),
+        "aliases": answer.get("aliases"),
+    }
 
 
 def _lettered(row: Row) -> Row:
@@ -91,6 +139,8 @@ def _lettered(row: Row) -> Row:
 
 
 def _hellaswag(row: Row) -> Row:
+    if "ctx_b" in row:
+        return {**{name: row[name] for name in _HELLASWAG_PARTS}, **_hellaswag_answers(row)}
     label, _, context = row["ctx"].partition(": ")
     # The hub has the last sentence apart where it is only begun; the harness gives it a capital.
     begin = len(context)
@@ -100,9 +150,12 @@ def _hellaswag(row: Row) -> Row:
         "activity_label": label,
         "ctx_a": context[:begin].rstrip(),
         "ctx_b": context[begin:],
-        "endings": row["endings"],
-        "label": str(row["label"]),
+        **_hellaswag_answers(row),
     }
+
+
+def _hellaswag_answers(row: Row) -> Row:
+    return {"endings": row["endings"], "label": str(row["label"])}
 
 
 def _triviaqa(row: Row) -> Row:
@@ -145,6 +198,8 @@ LAYOUTS: Mapping[str, Layout] = {
         hub="Rowan/hellaswag",
         problem=_wrong_hellaswag,
         convert=_hellaswag,
+        adopt=_adopt_hellaswag,
+        more_fields=_HELLASWAG_PARTS,
     ),
     "winogrande": Layout(
         files={"validation": "val"},
@@ -164,6 +219,7 @@ LAYOUTS: Mapping[str, Layout] = {
         hub="allenai/ai2_arc (ARC-Easy)",
         problem=_wrong_choice,
         convert=_lettered,
+        adopt=_adopt_lettered,
     ),
     "arc_challenge": Layout(
         files={"test": "test"},
@@ -171,6 +227,7 @@ LAYOUTS: Mapping[str, Layout] = {
         hub="allenai/ai2_arc (ARC-Challenge)",
         problem=_wrong_choice,
         convert=_lettered,
+        adopt=_adopt_lettered,
     ),
     "commonsenseqa": Layout(
         files={"validation": "val"},
@@ -178,6 +235,7 @@ LAYOUTS: Mapping[str, Layout] = {
         hub="tau/commonsense_qa",
         problem=partial(_wrong_choice, count=5),
         convert=_lettered,
+        adopt=_adopt_lettered,
     ),
     "nq_open": Layout(
         # The shots are EfficientQA's, because the train split is not among the small files.
@@ -193,6 +251,7 @@ LAYOUTS: Mapping[str, Layout] = {
         fields={"context": str, "answer": str, "aliases": list},
         hub="mandarjoshi/trivia_qa (rc.nocontext)",
         convert=_triviaqa,
+        adopt=_adopt_triviaqa,
         belongs=_triviaqa_split,
         shots="train",
         num_spare_shots=1,
@@ -206,7 +265,9 @@ LAYOUTS: Mapping[str, Layout] = {
         files={"prompt": "sanitized-mbpp", "test": "sanitized-mbpp"},
         fields={"task_id": int, "prompt": str, "code": str, "test_list": list},
         hub="google-research-datasets/mbpp (sanitized)",
+        problem=_wrong_mbpp,
         belongs=_mbpp_split,
+        more_fields=("test_imports",),
         shots="prompt",
     ),
     "hendrycks_math": Layout(

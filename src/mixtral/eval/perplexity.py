@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mixtral.errors import ConfigError
-from mixtral.eval.token_scores import LogProbs
+from mixtral.eval.token_scores import LogProbs, hash_targets
 
 Definition = Literal["windows", "strided", "whole"]
 
@@ -81,6 +81,8 @@ class Perplexity:
     """How the texts were cut."""
     documents: Sequence[DocumentLoss]
     """Each document, those that are too short included."""
+    targets_sha256: str
+    """Tells the scored tokens from others, see ``hash_targets``."""
 
     @property
     def num_tokens(self) -> int:
@@ -119,6 +121,7 @@ class Perplexity:
             "standard_error": self.error if math.isfinite(self.error) else None,
             "mean_loss": self.mean_loss,
             "tokens": self.num_tokens,
+            "targets_sha256": self.targets_sha256,
             "documents_too_short": self.num_too_short,
             "documents": [document.as_dict() for document in self.documents],
         }
@@ -202,4 +205,5 @@ def measure_perplexity(
                 total_square=square,
             )
         )
-    return Perplexity(definition=definition, documents=losses)
+    targets = (window.token_ids[window.first :] for _, windows in documents for window in windows)
+    return Perplexity(definition=definition, documents=losses, targets_sha256=hash_targets(targets))

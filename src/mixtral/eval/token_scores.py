@@ -5,16 +5,31 @@ So the engine runs the text in chunks over its KV cache, as it runs a prompt, an
 chunk become one number per scored token before the next chunk runs (``Engine.add_scored``).
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from mixtral.engine import Engine
+from mixtral.eval.answer_cache import AnswerCache, question_key
 from mixtral.llm import LLM
 
 LogProbs = Callable[[Sequence[int], int], Tensor]
 """(T token ids, first) -> log-probabilities of the tokens first to T - 1, [T - first]."""
+
+
+def hash_targets(pieces: Iterable[Sequence[int]]) -> str:
+    """Return the sha256 of scored tokens, 64 hexadecimal digits: the same numbers mean the same.
+
+    Args:
+        pieces: Ids of the tokens that each window scores.
+    """
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(array("q", [len(piece), *piece]).tobytes())
+    return digest.hexdigest()
 
 
 class TokenScorer:
@@ -63,3 +78,23 @@ class TokenScorer:
                         return torch.tensor(scores, dtype=torch.float64)
         finally:
             self._engine.abort(number)
+
+
+class KeptScores:
+    """Scores that an earlier run has on disk, and for all others a model, whose scores are added.
+
+    Args:
+        score: The model.
+        cache: Scores of this very model.
+    """
+
+    def __init__(self, score: LogProbs, cache: AnswerCache) -> None:
+        self._score = score
+        self._cache = cache
+
+    def __call__(self, token_ids: Sequence[int], first: int) -> Tensor:
+        """Return the log-probability of each token from ``first`` on, as ``TokenScorer`` does."""
+        key = question_key(list(token_ids), first)
+        if key not in self._cache:
+            self._cache[key] = self._score(token_ids, first).tolist()
+        return torch.tensor(self._cache[key], dtype=torch.float64)

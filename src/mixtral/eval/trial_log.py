@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtral.errors import ConfigError
+from mixtral.eval.headed_lines import drop_half_line, read_lines, to_line
 from mixtral.eval.passkey_grid import Trial
 from mixtral.folder_lock import FolderLock
 
@@ -53,45 +54,49 @@ class TrialLog:
         self._lock.release()
 
     def _read(self, settings: Mapping[str, Any]) -> list[Trial]:
-        lines = self._whole_lines()
-        if not lines:
+        trials = read_trials(self._path, settings)
+        if self._path.exists():
+            drop_half_line(self._path)
+        if not self._path.exists() or not self._path.stat().st_size:
             self._append({"settings": dict(settings)})
-            return []
-        self._require_same(_parse(self._path, 1, lines[0]).get("settings"), settings)
-        return [_trial(self._path, number, line) for number, line in enumerate(lines[1:], start=2)]
+        return trials
 
     def _append(self, value: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.write(to_line(value))
             file.flush()
             os.fsync(file.fileno())
 
-    def _whole_lines(self) -> list[str]:
-        """Return the lines, and cut off what a killed run left of its last one."""
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
-            return []
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self._path, whole)
-        # Not splitlines: an answer may hold characters that it takes for line ends.
-        return content[:whole].decode(errors="replace").split("\n")[:-1]
 
-    def _require_same(self, found: object, wanted: Mapping[str, Any]) -> None:
-        known = found if isinstance(found, dict) else {}
-        for name, value in wanted.items():
-            if known.get(name) != value:
-                raise ConfigError(
-                    f"{self._path} has answers with {name} {known.get(name)!r}, and now it is "
-                    f"{value!r}; name another folder, or take the same settings."
-                )
+def read_trials(path: Path, settings: Mapping[str, Any]) -> list[Trial]:
+    """Return the answers in a file, none where it is not there; nothing is written.
+
+    Args:
+        path: The file.
+        settings: What is measured, as JSON values.
+
+    Raises:
+        ConfigError: It has answers to other settings, or is damaged or somebody else's.
+    """
+    lines = read_lines(path, {"settings": dict(settings)})
+    if lines:
+        _require_same(path, json.loads(lines[0])["settings"], settings)
+    return [_trial(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+
+
+def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise ConfigError(
+                f"{path} has answers with {name} {found.get(name)!r}, and now it is {value!r}; "
+                "name another folder, or take the same settings."
+            )
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}, line {number} is damaged; remove the line or name another one.")

@@ -9,6 +9,7 @@ index.html     the page, which needs no other file
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from mixtral.errors import ConfigError
@@ -20,22 +21,60 @@ from mixtral.whole_file import write_whole
 
 RESULTS_FILE = "results.json"
 """Every number of a report."""
+_TABLES = "report.md"
+_PAGE = "index.html"
 
 
 def check_folder(folder: Path, *, kind: str) -> None:
     """Check that a report can go into a folder, before the minutes of work and not after them.
 
+    The folder is made if it is not there.
+
     Raises:
-        ConfigError: It is a file, or holds a report of another kind.
+        ConfigError: It is a file, cannot be written, or holds files that would be overwritten and
+            are no report of this kind.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out is {folder}, which is a file; name a folder.")
-    try:
-        found = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")).get("kind", kind)
-    except (OSError, ValueError, AttributeError):
-        return  # There is none, or it is no report; then it is overwritten like any leftover.
-    if found != kind:
+    found = _kind_of(folder / RESULTS_FILE)
+    if found not in (None, kind):
         raise ConfigError(f"{folder} has a report of {found}; name another folder for {kind}.")
+    taken = [name for name in (_PAGE, _TABLES, RESULTS_FILE) if (folder / name).exists()]
+    if found is None and taken:
+        raise ConfigError(
+            f"{folder} has {' and '.join(taken)}, and no whole report of {kind} to write over; "
+            "name another folder."
+        )
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be made in a folder; it is made if it is not there.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written: {error.strerror or error}. Name another folder."
+        ) from error
+
+
+def check_file(name: str, path: Path) -> None:
+    """Check that results can go into a file, before the minutes of work and not after them.
+
+    Raises:
+        ConfigError: It is a folder, or its folder is not there or cannot be written.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{name} is {path}, which is a folder; name a file.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path.parent} is no folder; make it, or name another file.")
+    check_writable(path.absolute().parent)
 
 
 def write_report(folder: Path, report: Report) -> bool:
@@ -81,8 +120,8 @@ def write_files(
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw(pictures, folder)
-    write_whole(folder / "report.md", text)
-    write_whole(folder / "index.html", page(drawn or ()))
+    write_whole(folder / _TABLES, text)
+    write_whole(folder / _PAGE, page(drawn or ()))
     write_whole(folder / RESULTS_FILE, json_text(results))
     return drawn is not None
 
@@ -90,3 +129,13 @@ def write_files(
 def json_text(values: Mapping[str, Any]) -> str:
     """Return results as they are written; a number that is none is a bug of ours."""
     return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _kind_of(file: Path) -> str | None:
+    """Return what a report is about; None where there is none, or it is none of ours."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kind = values.get("kind") if isinstance(values, dict) else None
+    return kind if isinstance(kind, str) else None
