@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = prober.measure()
     embeddings = Embeddings(
         lambda texts: embedder.embed(texts).vectors,
-        token_counter(embedder, chunk_tokens=CollectionSettings().chunk_tokens),
+        token_counter(embedder),
     )
     if options.vectors is not None and options.vectors.exists():
         embeddings.load(options.vectors)

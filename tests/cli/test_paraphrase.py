@@ -88,6 +88,7 @@ def test_all_is_the_guides_table(run: Run) -> None:
         (("--all", "--threshold", "1"), "leave out --pairs, --clusters, --threshold"),
         (("--column", "text"), "has no column 'text'"),
         (("--out", "/no/such/folder/found.json"), "is no folder"),
+        (("--out", "/"), "/ is a folder; name a file in it"),
     ],
 )
 def test_wrong_options_are_one_line(
@@ -96,6 +97,13 @@ def test_wrong_options_are_one_line(
     result = run("paraphrase", file, *options)
     assert result.exit_code == 2
     assert expected in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_mark_at_the_beginning_of_standard_input_is_no_text(run: Run) -> None:
+    text = "".join(f"{line}\n" for line in SENTENCES)
+    result = run("paraphrase", "-", "--all", input=b"\xef\xbb\xbf" + text.encode())
+    assert result.stdout.startswith(f"({SENTENCES[0]!r}, ")
 
 
 def test_one_text_has_no_pairs(run: Run) -> None:

@@ -122,11 +122,25 @@ def test_interrupt_keeps_what_was_added_and_says_it(
 def test_reindex_cuts_and_embeds_anew(rag: Run, docs: Path) -> None:
     (docs / "long.txt").write_text(CATS * 40)
     rag("add", docs)
-    assert "reads 254 tokens" in rag("reindex", "--chunk-tokens", 300).stderr
+    assert "reads chunks of up to 253" in rag("reindex", "--chunk-tokens", 300).stderr
     before = sum(one["num_chunks"] for one in read(rag("list", "--json"))["documents"])
     after = read(rag("reindex", "--json", "--chunk-characters", 64))["passages"]
     assert after > before
-    assert "chunk_tokens is 100" in rag("add", docs, "--chunk-tokens", 100).stderr
+    assert "chunk_tokens is 192" in rag("add", docs, "--chunk-tokens", 192).stderr
+    again = read(rag("reindex", "--json", "--chunk-tokens", 64))["passages"]
+    assert before < again < after
+
+
+def test_store_of_short_passages_takes_a_model_that_reads_no_more(
+    rag: Run, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HashingEmbedder, "max_tokens", 128)
+    assert "chunk_tokens is 192, and " in rag("add", docs).stderr
+    assert rag("reindex", "--chunk-tokens", 100).exit_code == 0
+    assert rag("add", docs).exit_code == 0
+    monkeypatch.setattr(HashingEmbedder, "max_tokens", 64)
+    assert "chunk_tokens is 100, and " in rag("reindex").stderr
+    assert rag("reindex", "--chunk-tokens", 50, "--overlap-tokens", 0).exit_code == 0
 
 
 # ---- Questions ---------------------------------------------------------------------------------
@@ -244,6 +258,10 @@ def test_answer_without_a_source_is_followed_by_the_sentence_to_read(
         (("add", "no-such-file.txt"), "no-such-file.txt"),
         (("add", "https://example.com/a.html"), "URL"),
         (("add", "x.txt", "--chunk-tokens", 3), "chunk_tokens is 3"),
+        (("add", "x.txt", "--chunk-tokens", 192, "--chunk-characters", 512), "leave one out"),
+        (("list", "--store", ""), "'' is no place for a collection"),
+        (("list", "--store", "~nosuchuser/x"), "the home of nobody here"),
+        (("list", "--store", "http://[::1/x"), "is no place for a collection"),
     ],
 )
 def test_failure_is_one_line(rag: Run, arguments: Sequence[object], part: str) -> None:

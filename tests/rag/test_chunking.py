@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mixtral.errors import ConfigError
@@ -67,6 +67,7 @@ pieces = st.sampled_from(
     overlap=st.integers(0, 8),
     by_characters=st.booleans(),
 )
+@example(text="wordtwo wordstwo words.\n\n", cuts=[], is_code=False, overlap=7, by_characters=True)
 def test_chunks_are_spans_that_cover_the_text_within_size_and_section(
     text: str, cuts: list[int], is_code: bool, overlap: int, by_characters: bool
 ) -> None:
@@ -209,6 +210,8 @@ def test_estimate_is_not_below_words_and_grows_with_bytes() -> None:
         ({"chunk_characters": 1}, "chunk_characters is 1"),
         ({"overlap_characters": 5}, "overlap_characters is 5; .* from 0 to 0"),
         ({"chunk_characters": 100, "overlap_characters": 51}, "from 0 to 50"),
+        ({"chunk_characters": 512, "chunk_tokens": 64}, "chunk_tokens is 64 and .* leave one out"),
+        ({"chunk_characters": 512, "overlap_tokens": 0}, "overlap_tokens is 0 and .* 512"),
         ({"fusion": "sum"}, "fusion is 'sum'; it must be weights or ranks"),
         ({"keyword_weight": 1.5}, "keyword_weight is 1.5; .* from 0 to 1"),
         ({"diversity": float("nan")}, "diversity is nan"),

@@ -174,7 +174,7 @@ def test_reported_documents_are_committed_and_batched_together(tmp_path: Path) -
         other = sqlite3.connect(tmp_path / "store" / "collection.sqlite")
         added = collection.add([docs], on_document=look)
         other.close()
-    assert sizes == [256, 44]
+    assert sizes == [256, 1, 44]  # 1: what the embedder is known again by.
     assert seen == list(range(1, 301))
     assert [Path(one.source).name for one in added] == [f"{i:03}.txt" for i in range(300)]
 
@@ -299,6 +299,44 @@ def test_documents_are_removed_by_id_source_or_path(
         assert [p.title for p in collection.search("moon bread router")] == ["up.txt"]
 
 
+def test_id_means_its_own_document_also_where_another_is_called_so(tmp_path: Path) -> None:
+    with open_at(tmp_path / "store") as collection:
+        first = collection.add_bytes("#.txt", b"An upload.").document_id
+        collection.add_bytes(first, b"An upload whose name is an id.")
+        assert collection.remove([first]) == 1
+        assert [document.source for document in collection.documents()] == [first]
+        assert collection.remove([first]) == 1
+
+
+def test_collection_opens_to_be_read_while_another_process_writes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixtral.rag.database._WAIT_S", 0.1)
+    with open_at(tmp_path / "store") as one:
+        one.add([folder])
+        mark = one._models.mark()
+        with one._store.rewriting(one.settings, mark), open_at(tmp_path / "store") as other:
+            assert len(other.search("moon")) == 3
+            assert len(other.documents()) == 3
+
+
+def test_collection_in_a_folder_that_can_only_be_read_is_searched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    with open_at(store) as collection:
+        collection.add([folder])
+    before = sorted(store.iterdir())
+    store.chmod(0o555)
+    monkeypatch.setattr("os.access", lambda *_: False)  # The superuser may write all the same.
+    with open_at(store) as collection:
+        assert len(collection.search("moon")) == 3
+        assert sorted(store.iterdir()) == before
+        with pytest.raises(ConfigError, match="can only be read"):
+            collection.add_bytes("a.txt", b"text")
+    store.chmod(0o755)
+
+
 def test_unknown_name_removes_nothing_and_names_what_is_near(folder: Path, tmp_path: Path) -> None:
     with open_at(tmp_path / "store") as collection:
         collection.add([folder])
@@ -310,6 +348,12 @@ def test_unknown_name_removes_nothing_and_names_what_is_near(folder: Path, tmp_p
         assert len(collection.documents()) == 3
         with pytest.raises(ConfigError, match="no document 'x'"):
             collection.text_of("x")
+
+
+@pytest.mark.parametrize("location", ["", "~nosuchuser/x", "ftp://host/x"])
+def test_place_that_is_none_is_one_line(location: str) -> None:
+    with pytest.raises(ConfigError, match=r"no place|home of nobody"):
+        open_at(location)
 
 
 def test_missing_damaged_or_newer_collection_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 
@@ -21,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path == "/loop" or path.startswith("/to/"):
             self.send_response(302)
-            self.send_header("Location", path.removeprefix("/to/").replace("~", "/"))
+            self.send_header("Location", unquote(path).removeprefix("/to/").replace("~", "/"))
             self.end_headers()
         elif path == "/slow":
             self.send_response(200)
@@ -102,6 +103,7 @@ def test_every_address_on_the_way_is_looked_at(
         ("/cut", "cannot be downloaded"),
         ("/to/file:~~~etc~passwd", "only addresses with http"),
         ("/to/ftp:~~example.org~x", "only addresses with http"),
+        ("/to/http:~~[x", r"leads to 'http://\[x', no address"),
         ("/loop", "more than 5 other addresses"),
     ],
 )

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ from numpy.typing import NDArray
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 pytest.importorskip("Stemmer", reason="the extra qdrant is not installed")
 
+from qdrant_client import QdrantClient
+from qdrant_client.models import Distance, PointStruct, VectorParams
+
 from mixtral.errors import ConfigError
 from mixtral.rag import Collection, CollectionSettings
+from mixtral.rag.embedding import PROBE
+from mixtral.rag.qdrant import QdrantStore
+from mixtral.rag.qdrant_connection import INSIDE
+from mixtral.rag.qdrant_parts import Facts, Parts
+from mixtral.rag.qdrant_points import unsearched
 from tests.rag.documents_for_tests import embed
 
 SMALL = CollectionSettings(chunk_tokens=16, overlap_tokens=0)
@@ -151,6 +160,163 @@ def test_empty_missing_and_unreachable_collections(url: str) -> None:
         open_at("qdrant://")
     with pytest.raises(ConfigError, match=r"Qdrant at http://127\.0\.0\.1:9/x cannot be used"):
         open_at("http://127.0.0.1:9/x")
+
+
+# ---- Several processes -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantClient]:
+    """A Qdrant for several collections at once, as processes have one."""
+    client = QdrantClient(":memory:")
+    close = client.close
+    monkeypatch.setattr(client, "close", lambda: None)
+    monkeypatch.setattr("mixtral.rag.qdrant.connect", lambda url: (client, "shared"))
+    yield client
+    close()
+
+
+def test_reindex_takes_over_what_another_process_changes_meanwhile(server: QdrantClient) -> None:
+    other = open_at(INSIDE)
+    for name, text in TEXTS.items():
+        other.add_bytes(name, text.encode())
+    # Each is done while what the one before brought is embedded.
+    added = {
+        "late.txt": b"Tides come twice a day.",
+        "moon.txt": b"Green cheese.",
+        "bread.txt": b"Bread again, with rye.",
+    }
+    removed = ["router.txt", "bread.txt", "late.txt"]
+
+    def embed_while_others_write(texts: Sequence[str]) -> NDArray[np.float32]:
+        if added and texts != [PROBE]:
+            name = next(iter(added))
+            other.remove([removed.pop(0)])
+            other.add_bytes(name, added.pop(name))
+        return embed(texts)
+
+    collection = open_at(INSIDE, embedder=embed_while_others_write)
+    assert collection.reindex() == 2
+    assert not added
+    for one in (collection, other):
+        texts = {passage.text for passage in one.search("what is new", limit=20)}
+        assert texts == {"Green cheese.", "Bread again, with rye."}
+        assert [document.source for document in one.documents()] == ["bread.txt", "moon.txt"]
+    assert len(server.get_collections().collections) == 3
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_change_around_the_moment_when_new_chunks_begin_to_count_is_kept(
+    server: QdrantClient, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    collection, other = open_at(INSIDE), open_at(INSIDE)
+    for name, text in TEXTS.items():
+        collection.add_bytes(name, text.encode())
+    write = QdrantStore._write
+
+    def write_beside_another(store: QdrantStore, facts: Facts) -> None:
+        if place == "after":
+            write(store, facts)
+        other.add_bytes("late.txt", b"Tides come twice a day.")
+        other.add_bytes("moon.txt", b"Green cheese.")
+        other.remove(["bread.txt"])
+        if place == "before":
+            write(store, facts)
+
+    monkeypatch.setattr(QdrantStore, "_write", write_beside_another)
+    collection.reindex()
+    assert [d.source for d in other.documents()] == ["late.txt", "moon.txt", "router.txt"]
+    texts = {p.text for p in collection.search("tides and cheese", limit=20)}
+    assert {"Tides come twice a day.", "Green cheese."} <= texts
+    assert not any("rock" in text for text in texts)
+
+
+def test_document_that_is_written_while_another_process_reindexes_is_written_again(
+    server: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, other = open_at(INSIDE), open_at(INSIDE)
+    other.add_bytes("moon.txt", TEXTS["moon.txt"].encode())
+    put = Parts.put
+
+    def put_too_late(parts: Parts, *arguments: Any) -> str:
+        if parts.number == 0:  # The other one has chosen where to write, and sleeps.
+            monkeypatch.setattr(Parts, "put", put)
+            collection.reindex()
+        try:
+            return put(parts, *arguments)
+        except ValueError as error:  # Where a server has an error that is a kind of OSError to us.
+            raise OSError(error) from error
+
+    monkeypatch.setattr(Parts, "put", put_too_late)
+    assert other.add_bytes("late.txt", b"Tides come twice a day.").status == "added"
+    assert {p.source for p in collection.search("tides", limit=9)} == {"moon.txt", "late.txt"}
+
+
+def test_first_documents_of_two_processes_are_both_there(
+    server: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, other = open_at(INSIDE), open_at(INSIDE)
+    make = Parts.make
+
+    def make_too_late(parts: Parts, *, with_payload_index: bool) -> None:
+        monkeypatch.setattr(Parts, "make", make)
+        other.add_bytes("moon.txt", TEXTS["moon.txt"].encode())
+        make(parts, with_payload_index=with_payload_index)
+
+    monkeypatch.setattr(Parts, "make", make_too_late)
+    collection.add_bytes("bread.txt", TEXTS["bread.txt"].encode())
+    assert {p.source for p in other.search("moon", limit=9)} == {"moon.txt", "bread.txt"}
+
+
+def test_two_that_reindex_at_once_leave_one_that_is_whole(server: QdrantClient) -> None:
+    other = open_at(INSIDE)
+    other.add_bytes("moon.txt", TEXTS["moon.txt"].encode())
+    others = [other]
+
+    def embed_late(texts: Sequence[str]) -> NDArray[np.float32]:
+        if texts != [PROBE] and others:
+            others.pop().reindex()
+        return embed(texts)
+
+    # Without a server, its client says itself that the collections are gone.
+    with pytest.raises((ConfigError, ValueError), match=r"not found|has reindexed"):
+        open_at(INSIDE, embedder=embed_late).reindex()
+    assert {p.source for p in other.search("moon")} == {"moon.txt"}
+    assert len(server.get_collections().collections) == 3
+
+
+# ---- What is in the place ----------------------------------------------------------------------
+
+
+def test_collection_whose_process_was_killed_before_its_first_facts_is_begun_again(
+    server: QdrantClient,
+) -> None:
+    server.create_collection("shared", vectors_config=unsearched())
+    with pytest.raises(ConfigError, match="has no collection"):
+        open_at(INSIDE, create=False)
+    # Another one had made room for vectors of another size when it was killed.
+    Parts(server, "shared", Facts(settings="", dimension=8), list).make(with_payload_index=False)
+    collection = open_at(INSIDE)
+    assert collection.add_bytes("moon.txt", TEXTS["moon.txt"].encode()).status == "added"
+    assert collection.search("moon")
+
+
+@pytest.mark.parametrize("payload", [None, {"city": "Berlin"}])
+def test_collection_of_somebody_else_is_left_alone(
+    server: QdrantClient, payload: dict[str, str] | None
+) -> None:
+    kind = VectorParams(size=4, distance=Distance.COSINE)
+    server.create_collection("shared", vectors_config=kind)
+    if payload is not None:
+        server.upsert("shared", [PointStruct(id=1, vector=[1.0] * 4, payload=payload)])
+    with pytest.raises(ConfigError, match="something else than documents of mixtral"):
+        open_at(INSIDE)
+
+
+@pytest.mark.parametrize("url", ["http://[::1/x", "http://localhost:abc/x", "http://h:99999/x"])
+def test_address_that_is_none_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no place for a collection; write http://HOST"):
+        open_at(url)
 
 
 # The client leaves its lock file open when it finds the folder locked.

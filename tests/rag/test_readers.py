@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import time
 import zipfile
 from collections.abc import Sequence
 
@@ -128,6 +129,24 @@ def test_definitions_of_other_languages_are_headings(
     name: str, code: str, heading: str | None
 ) -> None:
     assert parts(read(name, code.encode()))[-1][0] == heading
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.java", "static\n" * 50_000),
+        ("a.java", "static " * 50_000),
+        ("a.md", "# " + "[" * 50_000),
+        ("a.md", "# " + "[](" * 20_000),
+        ("a.md", "# a" + " " * 20_000 + "b"),
+    ],
+)
+def test_time_of_reading_grows_no_faster_than_the_text(name: str, text: str) -> None:
+    if name == "a.md":
+        pytest.importorskip("markdown_it", reason="the extra rag is not installed")
+    started = time.process_time()
+    assert read(name, text.encode()).text == text
+    assert time.process_time() - started < 3
 
 
 # ---- Markdown --------------------------------------------------------------------------------

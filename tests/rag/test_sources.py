@@ -92,6 +92,14 @@ def test_links_out_of_the_folder_are_not_followed(tree: Path, tmp_path: Path) ->
     assert "nowhere.txt" in reasons
 
 
+def test_link_to_itself_is_skipped_and_others_are_taken(tree: Path) -> None:
+    before = taken(find(tree), tree)
+    (tree / "self.txt").symlink_to("self.txt")
+    found = find(tree)
+    assert taken(found, tree) == before
+    assert skipped(found, tree)["self.txt"].startswith("skipped: it cannot be looked at: ")
+
+
 def test_pipe_is_not_waited_for(tree: Path) -> None:
     os.mkfifo(tree / "pipe.txt")
     assert skipped(find(tree), tree)["pipe.txt"] == "skipped: it is not a regular file."
@@ -107,6 +115,13 @@ def test_name_that_is_not_unicode_is_refused_and_not_a_crash(tree: Path) -> None
     (reason,) = [s.skipped for s in find(tree) if s.skipped and "bad" in s.name]
     assert reason is not None
     assert "not valid UTF-8" in reason
+
+
+def test_address_that_is_not_unicode_is_skipped() -> None:
+    (source,) = find_sources(["http://h/\udcff"], limits=Limits(), allow_urls=True)
+    assert source.name == "http://h/?"
+    assert source.skipped is not None
+    assert "not valid UTF-8" in source.skipped
 
 
 @pytest.mark.parametrize("path", ["gone.txt", "gone/", "no*match.md", "", "a\0b"])

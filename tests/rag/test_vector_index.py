@@ -100,6 +100,20 @@ def test_large_collection_forgets_what_is_removed_and_becomes_exact_when_small()
     assert sorted(index.search(vectors[0], 20)) == list(range(1, 11))
 
 
+@pytest.mark.parametrize(("before", "after"), [(10, 1000), (1000, 10)])
+def test_file_that_was_searched_otherwise_is_built_again(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    vectors, ids = unit(300), np.arange(1, 301)
+    index = VectorIndex(D, exact_up_to=before)
+    index.update(ids, loader(vectors))
+    index.save(tmp_path / "file", owner="me")
+    back = VectorIndex.load(tmp_path / "file", owner="me", dimension=D, exact_up_to=after)
+    assert back.update(ids, loader(vectors)) == 300
+    assert back.is_exact is (after == 1000)
+    assert back.update(ids, loader(vectors)) == 0
+
+
 @pytest.mark.parametrize("exact_up_to", [10, 10_000])
 def test_file_brings_the_same_index_back(exact_up_to: int, tmp_path: Path) -> None:
     vectors = unit(500)

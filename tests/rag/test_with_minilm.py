@@ -85,8 +85,11 @@ def test_chunks_have_the_size_that_was_asked_for_and_the_model_reads_all_of_them
 
 def test_chunks_longer_than_the_model_reads_are_refused(embedder: Embedder, tmp_path: Path) -> None:
     settings = CollectionSettings(chunk_tokens=300)
-    with pytest.raises(ConfigError, match=r"chunk_tokens is 300, and all-MiniLM-L6-v2 reads 254"):
-        Collection.of(tmp_path / "store", embedder, settings=settings)
+    told = r"chunk_tokens is 300, and all-MiniLM-L6-v2 reads chunks of up to 253"
+    with Collection.of(tmp_path / "store", embedder, settings=settings) as collection:
+        with pytest.raises(ConfigError, match=told):
+            collection.add_bytes("a.txt", b"text")
+        assert collection.documents() == []
 
 
 def test_cross_encoder_ranks_the_best_passages_again(embedder: Embedder, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from mixtral.embed import Embeddings
-from mixtral.errors import EngineDead
+from mixtral.errors import ConfigError, EngineDead
 from mixtral.rag.prompt import NOT_FOUND
 from mixtral.server.rag_store import EmbedderBridge, RagStore
 from mixtral.server.service import Service
 from mixtral.server.settings import ServerSettings
 from tests.rag.ask_for_tests import CATS, INT4, FakeCollection
+from tests.rag.documents_for_tests import open_at
 from tests.server.engine_for_tests import (
     FakeAsyncLLM,
     answer_of,
@@ -352,6 +354,24 @@ def test_long_lists_of_texts_reach_the_embedder_in_rounds() -> None:
 
     assert asyncio.run(run()) == (150, 2)
     assert embedder.sizes == [64, 64, 22]
+
+
+def test_largest_upload_is_the_servers(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra rag is not installed")
+    store = RagStore.open(str(tmp_path), cast(Any, FakeEmbedder()), max_upload_bytes=10)
+    (added,) = asyncio.run(store.add([("a.txt", b"x" * 11)]))
+    assert (added.status, "limit max_file_bytes is 10" in str(added.reason)) == ("refused", True)
+    asyncio.run(store.close())
+
+
+def test_documents_of_another_embedder_are_refused_before_anything_is_served(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("faiss", reason="the extra rag is not installed")
+    with open_at(tmp_path, name="other") as collection:
+        collection.add_bytes("a.txt", b"text")
+    with pytest.raises(ConfigError, match=r"of the embedder other .* opened with fake.*reindex"):
+        RagStore.open(str(tmp_path), cast(Any, FakeEmbedder()), max_upload_bytes=1000)
 
 
 def test_closing_waits_for_what_is_being_added() -> None:

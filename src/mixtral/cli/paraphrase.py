@@ -85,8 +85,8 @@ def paraphrase(
         raise InvalidRequest("--all shows every pair; leave out --pairs, --clusters, --threshold.")
     if pairs and clusters:
         raise InvalidRequest("--pairs and --clusters exclude each other; without both, both come.")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out.parent} is no folder; make it, or name another file.")
+    if out is not None:
+        _check_out(out)
     limit = DEFAULT_THRESHOLD if threshold is None else threshold
     check_threshold(limit)
     is_exact(0, method)  # type: ignore[arg-type] # it is what says whether this is a method
@@ -107,6 +107,13 @@ def paraphrase(
             write_text(line + "\n")
 
 
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file in it.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out.parent} is no folder; make it, or name another file.")
+
+
 def _read(file: Path, column: str | None) -> "list[Line]":
     from mixtral.paraphrase.text_file import read_stream, read_texts
 
@@ -114,7 +121,7 @@ def _read(file: Path, column: str | None) -> "list[Line]":
         lines = read_texts(file, column=column)
     else:
         try:
-            sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+            sys.stdin.reconfigure(encoding="utf-8-sig")  # type: ignore[union-attr]
             lines = read_stream(sys.stdin, suffix="", column=column, name="standard input")
         except UnicodeDecodeError as error:
             raise InvalidRequest("standard input is not UTF-8 text; convert it first.") from error

@@ -4,7 +4,6 @@ Everything is in one folder, the store. Results go to standard output (``--json`
 object instead), progress and everything else to standard error.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -129,9 +128,8 @@ def reindex(store: StoreOptions, chunks: ChunkOptions, as_json: _Json = False) -
 
     Their files are not read again: mixtral rag add does that for those that have changed.
     """
-    with store.open(longest_chunk=chunks.chunk_tokens) as collection, spinner("embedding"):
-        settings = dataclasses.replace(collection.settings, **chunks.given())
-        num_chunks = collection.reindex(settings)
+    with store.open() as collection, spinner("embedding"):
+        num_chunks = collection.reindex(collection.settings.cut_anew(**chunks.given()))
     if as_json:
         print_json({"store": store.location, "passages": num_chunks})
     else:

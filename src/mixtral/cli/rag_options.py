@@ -10,6 +10,7 @@ import typer
 
 from mixtral.cli.console import spinner
 from mixtral.cli.fields import read_fields
+from mixtral.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,17 +48,13 @@ class StoreOptions:
     @property
     def location(self) -> str:
         """The folder or the URL."""
-        return self.store or str(default_store())
+        return str(default_store()) if self.store is None else self.store
 
-    def open(
-        self, *, create: bool = False, longest_chunk: int | None = None, **settings: Any
-    ) -> "Collection":
+    def open(self, *, create: bool = False, **settings: Any) -> "Collection":
         """Open the documents; the embedding model is loaded when the first vector is wanted.
 
         Args:
             create: Whether to make the store where it is not there.
-            longest_chunk: Tokens that the embedding model has to read, where that is not what the
-                settings say.
             settings: Fields of ``CollectionSettings`` that are to be other than the store's.
 
         Raises:
@@ -67,17 +64,15 @@ class StoreOptions:
         with spinner("starting"):
             from mixtral.embed.source import find_source
             from mixtral.rag import Collection, CollectionSettings
-        chosen = CollectionSettings(**settings)
-        embedder = _LazyEmbedder(
-            self.embedding_model, chunk_tokens=longest_chunk or chosen.chunk_tokens
-        )
+        embedder = _LazyEmbedder(self.embedding_model)
         return Collection(
             self.location,
             embed=embedder.embed,
             embedder_name=find_source(self.embedding_model).name,
-            settings=chosen,
+            settings=CollectionSettings(**settings),
             create=create,
             count_tokens=embedder.count_tokens,
+            max_chunk_tokens=embedder.max_chunk_tokens,
         )
 
     def open_without_model(self) -> "Collection":
@@ -88,7 +83,7 @@ class StoreOptions:
         """
         from mixtral.rag import Collection
 
-        embedder = _LazyEmbedder(self.embedding_model, chunk_tokens=1)
+        embedder = _LazyEmbedder(self.embedding_model)
         return Collection(self.location, embed=embedder.embed, embedder_name="none", create=False)
 
 
@@ -112,7 +107,16 @@ class ChunkOptions:
     overlap_characters: Annotated[int | None, _chunk_option("overlap_characters")] = None
 
     def given(self) -> dict[str, Any]:
-        """Return what was given."""
+        """Return what was given.
+
+        Raises:
+            ConfigError: Sizes in tokens and in characters.
+        """
+        in_tokens = self.chunk_tokens is not None or self.overlap_tokens is not None
+        if in_tokens and self.chunk_characters is not None:
+            raise ConfigError(
+                "--chunk-characters excludes --chunk-tokens and --overlap-tokens; leave one out."
+            )
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -127,12 +131,10 @@ class _LazyEmbedder:
 
     Args:
         model: As for ``Embedder``.
-        chunk_tokens: How long passages are to be; a model that reads less is refused.
     """
 
-    def __init__(self, model: str | None, *, chunk_tokens: int) -> None:
+    def __init__(self, model: str | None) -> None:
         self._name = model
-        self._chunk_tokens = chunk_tokens
         self._embedder: Embedder | None = None
         self._count: CountTokens | None = None
 
@@ -145,8 +147,14 @@ class _LazyEmbedder:
         if self._count is None:
             from mixtral.rag.embedding import token_counter
 
-            self._count = token_counter(self._loaded(), chunk_tokens=self._chunk_tokens)
+            self._count = token_counter(self._loaded())
         return list(self._count(texts))
+
+    def max_chunk_tokens(self) -> int:
+        """Return the tokens of the longest passage that this model reads whole."""
+        from mixtral.rag.embedding import longest_chunk
+
+        return longest_chunk(self._loaded())
 
     def _loaded(self) -> "Embedder":
         if self._embedder is None:

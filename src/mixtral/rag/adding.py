@@ -22,7 +22,7 @@ from mixtral.rag.reading import DocumentReader, content_key, document_id
 from mixtral.rag.records import AddedDocument
 from mixtral.rag.settings import CollectionSettings
 from mixtral.rag.sources import Source
-from mixtral.rag.store import EmbedderMark, KeptDocument, KnownDocument, Store, Vectors, Writer
+from mixtral.rag.store import KeptDocument, KnownDocument, Store, Vectors, Writer
 
 _BATCH_CHUNKS = 256
 """About 5 s of embedding with all-MiniLM-L6-v2 on one core: how often something is reported."""
@@ -67,7 +67,7 @@ class Adding:
         gathered, self._gathered, self._num_chunks = self._gathered, [], 0
         vectors = embed_chunks([cut for cut, _ in gathered], self._models)
         for ((document, chunks), note), some in zip(gathered, vectors, strict=True):
-            mark = EmbedderMark(name=self._models.name, dimension=some.shape[1])
+            mark = self._models.mark()
             was_there = self._store.put(document, chunks, some, embedder=mark)
             self._report(
                 AddedDocument(
@@ -110,6 +110,7 @@ class Adding:
             content_key=content_key(sha256, settings),
             added_at=time.time(),
         )
+        self._models.check_chunks(settings)
         chunks = chunk_document(read, settings, self._models.count_tokens)
         self._gathered.append(((document, chunks), read.note))
         self._num_chunks += len(chunks)
@@ -153,27 +154,35 @@ def embed_chunks(cuts: Sequence[Cut], models: Models) -> Iterator[Vectors]:
         begin += len(chunks)
 
 
-def rewrite_all(
-    document_ids: Sequence[str], writer: Writer, settings: CollectionSettings, models: Models
-) -> int:
-    """Cut and embed documents again, from the text that the store has; return their chunks."""
-    gathered: list[Cut] = []
-    num_chunks = num_gathered = 0
-    for place, one in enumerate(document_ids, start=1):
-        document = writer.document(one)
-        read = Document(
-            title=document.title,
-            text=document.text,
-            sections=document.sections,
-            is_code=document.is_code,
-        )
-        chunks = chunk_document(read, settings, models.count_tokens)
-        key = content_key(document.sha256, settings)
-        gathered.append((dataclasses.replace(document, content_key=key), chunks))
-        num_gathered += len(chunks)
-        if num_gathered >= _BATCH_CHUNKS or place == len(document_ids):
-            for (kept, some), vectors in zip(gathered, embed_chunks(gathered, models), strict=True):
-                writer.put(kept, some, vectors)
-            num_chunks += num_gathered
-            gathered, num_gathered = [], 0
-    return num_chunks
+def rewrite_all(writer: Writer, settings: CollectionSettings, models: Models) -> None:
+    """Cut and embed all documents again, from the text that the store has.
+
+    Raises:
+        ConfigError: The embedder does not read a whole chunk, or gives no vectors of length 1.
+    """
+    models.check_chunks(settings)
+    while remaining := writer.remaining():
+        gathered: list[Cut] = []
+        num_gathered = 0
+        for place, one in enumerate(remaining, start=1):
+            document = writer.document(one)
+            if document is not None:
+                gathered.append(_cut_again(document, settings, models))
+                num_gathered += len(gathered[-1][1])
+            if num_gathered >= _BATCH_CHUNKS or place == len(remaining):
+                vectors = embed_chunks(gathered, models)
+                for (kept, chunks), some in zip(gathered, vectors, strict=True):
+                    writer.put(kept, chunks, some)
+                gathered, num_gathered = [], 0
+
+
+def _cut_again(document: KeptDocument, settings: CollectionSettings, models: Models) -> Cut:
+    read = Document(
+        title=document.title,
+        text=document.text,
+        sections=document.sections,
+        is_code=document.is_code,
+    )
+    chunks = chunk_document(read, settings, models.count_tokens)
+    key = content_key(document.sha256, settings)
+    return dataclasses.replace(document, content_key=key), chunks

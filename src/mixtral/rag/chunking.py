@@ -80,13 +80,14 @@ def chunk_document(
     if settings.chunk_characters is not None:
         return list(_windows(document, settings.chunk_characters, settings.overlap_characters))
     limit, overlap = settings.chunk_tokens, settings.overlap_tokens
-    chunks = []
+    chunks: list[Chunk] = []
     for section, atoms in zip(
         document.sections, _atoms(document, limit, overlap, count_tokens), strict=True
     ):
         for first, after in _pack(atoms, limit, overlap):
             start, end = _trimmed(document, atoms[first].start, atoms[after - 1].end)
-            if start < end:
+            # What was trimmed may be all that it had beyond the chunk before.
+            if start < end and not (chunks and end <= chunks[-1].end):
                 chunks.append(
                     Chunk(start=start, end=end, heading=section.heading, page=section.page)
                 )

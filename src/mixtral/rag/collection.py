@@ -25,13 +25,21 @@ from typing import TYPE_CHECKING, Self
 from mixtral.errors import ConfigError
 from mixtral.rag.adding import Adding, rewrite_all
 from mixtral.rag.chunking import CountTokens, estimate_tokens
-from mixtral.rag.embedding import Embed, Models, check_question, embed_all, token_counter
+from mixtral.rag.embedding import (
+    Embed,
+    Models,
+    check_question,
+    embed_all,
+    longest_chunk,
+    token_counter,
+)
 from mixtral.rag.open_store import open_store
 from mixtral.rag.reading import DocumentReader
 from mixtral.rag.records import AddedDocument, Passage, StoredDocument
 from mixtral.rag.retrieve import Rerank, choose_passages
 from mixtral.rag.settings import CollectionSettings
 from mixtral.rag.sources import find_sources
+from mixtral.rag.store import other_embedder
 from mixtral.rag.words import query_terms
 
 if TYPE_CHECKING:
@@ -50,6 +58,8 @@ class Collection:
             are changed by ``reindex`` alone.
         create: Whether to make the collection where there is none.
         count_tokens: Sizes of texts in tokens of the embedder; an estimate where None.
+        max_chunk_tokens: Tells the longest chunk that the embedder reads whole, when it is first
+            needed; longer ones are refused. None where nobody knows.
         rerank: Scores the best passages again.
 
     Raises:
@@ -66,12 +76,14 @@ class Collection:
         settings: CollectionSettings | None = None,
         create: bool = True,
         count_tokens: CountTokens | None = None,
+        max_chunk_tokens: Callable[[], int] | None = None,
         rerank: Rerank | None = None,
     ) -> None:
         self._models = Models(
             name=embedder_name,
             embed=embed,
             count_tokens=count_tokens or estimate_tokens,
+            max_chunk_tokens=max_chunk_tokens,
             rerank=rerank,
         )
         self._store = open_store(location, create=create, settings=settings or CollectionSettings())
@@ -98,17 +110,17 @@ class Collection:
             rerank: Scores the best passages again.
 
         Raises:
-            ConfigError: As ``Collection``; or the model reads less than a chunk.
+            ConfigError: As ``Collection``.
             UnsupportedError: The extra ``rag`` is not installed.
         """
-        size = (settings or CollectionSettings()).chunk_tokens
         return cls(
             location,
             embed=lambda texts: embedder.embed(texts).vectors,
             embedder_name=embedder.name,
             settings=settings,
             create=create,
-            count_tokens=token_counter(embedder, chunk_tokens=size),
+            count_tokens=token_counter(embedder),
+            max_chunk_tokens=lambda: longest_chunk(embedder),
             rerank=rerank,
         )
 
@@ -147,8 +159,8 @@ class Collection:
             What became of each document, in the order of its source.
 
         Raises:
-            ConfigError: A path does not exist, the collection is of another embedder, or it cannot
-                be written.
+            ConfigError: A path does not exist, the collection is of another embedder, the embedder
+                does not read a whole chunk, or the collection cannot be written.
             UnsupportedError: A URL where they are not allowed, or the extra is not installed.
         """
         settings = self.settings
@@ -173,7 +185,7 @@ class Collection:
             data: Its bytes.
 
         Raises:
-            ConfigError: The collection is of another embedder, or it cannot be written.
+            ConfigError: As ``add``.
             UnsupportedError: The extra is not installed.
         """
         ended: list[AddedDocument] = []
@@ -193,10 +205,10 @@ class Collection:
             ConfigError: The collection is of another embedder, or damaged.
         """
         check_question(question, limit)
-        if self._require_embedder() is None:
+        if not self._is_filled():
             return []
+        self._require_embedder()
         vector = embed_all([question], self._models.embed)[0]
-        self._require_embedder(len(vector))
         settings = self.settings
         candidates = self._store.candidates(
             vector, query_terms(question), limit=max(limit, settings.num_candidates)
@@ -209,6 +221,14 @@ class Collection:
             settings=settings,
             rerank=self._models.rerank,
         )
+
+    def check_embedder(self) -> None:
+        """Check that the vectors that are there are of this embedder, by its name.
+
+        Raises:
+            ConfigError: They are of another one.
+        """
+        self._is_filled()
 
     def documents(self) -> list[StoredDocument]:
         """Return what is in the collection, by source."""
@@ -231,16 +251,15 @@ class Collection:
         """Take documents out, all or none; return how many.
 
         Args:
-            document_ids_or_sources: Ids, URLs, names of uploads, or paths.
+            document_ids_or_sources: Ids, URLs, names of uploads, or paths. What is both an id and
+                a name is the id.
 
         Raises:
             ConfigError: There is no such document, or the collection cannot be written.
         """
         with self._writing:
-            names = {}
-            for document in self._store.documents():
-                names[document.document_id] = names[document.source] = document.document_id
-            chosen = [_find(name, names) for name in document_ids_or_sources]
+            ids = {document.source: document.document_id for document in self._store.documents()}
+            chosen = [_find(name, ids) for name in document_ids_or_sources]
             self._store.remove(list(dict.fromkeys(chosen)))
         return len(set(chosen))
 
@@ -253,17 +272,18 @@ class Collection:
             settings: New ones; None keeps those of the collection.
 
         Raises:
-            ConfigError: The collection cannot be written.
+            ConfigError: The embedder does not read a whole chunk, or the collection cannot be
+                written.
         """
         with self._writing:
             new = settings or self.settings
-            ids = [document.document_id for document in self._store.documents()]
-            with self._store.rewriting(new, self._models.mark()) as writer:
-                num_chunks = rewrite_all(ids, writer, new, self._models)
+            mark = self._models.mark()  # Loads the model, which no other writer is to wait for.
+            with self._store.rewriting(new, mark) as writer:
+                rewrite_all(writer, new, self._models)
             self._reader.close()
             self._reader = DocumentReader(new)
             self._store.refresh()
-        return num_chunks
+            return sum(document.num_chunks for document in self._store.documents())
 
     def close(self) -> None:
         """Give files and processes back, after what is being written is written."""
@@ -274,36 +294,46 @@ class Collection:
     @contextmanager
     def _adding(self, report: Callable[[AddedDocument], None]) -> Iterator[Adding]:
         with self._writing:
-            self._require_embedder()
+            self._is_filled()
             adding = Adding(self._store, self._reader, self._models, report)
             yield adding
             adding.finish()
             self._store.refresh()
 
-    def _require_embedder(self, dimension: int | None = None) -> int | None:
-        """Return the number of components of the vectors that are there, None without any.
+    def _is_filled(self) -> bool:
+        """Return whether there are vectors, without asking the embedder for one.
 
         Raises:
-            ConfigError: They are of another embedder.
+            ConfigError: They are of an embedder of another name.
         """
         mark = self._store.embedder()
-        if mark is None:
-            return None
-        if mark.name != self._models.name or dimension not in (None, mark.dimension):
-            given = self._models.name + ("" if dimension is None else f" with {dimension}")
+        if mark is not None and mark.name != self._models.name:
             raise ConfigError(
                 f"the collection is of the embedder {mark.name} with {mark.dimension} components, "
-                f"and it was opened with {given}; open it with that one, or embed everything again "
-                "with reindex."
+                f"and it was opened with {self._models.name}; open it with that one, or embed "
+                "everything again with reindex."
             )
-        return mark.dimension
+        return mark is not None
+
+    def _require_embedder(self) -> None:
+        """Check that vectors of the embedder can be compared with those that are there.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        mark = self._store.embedder()
+        if mark is not None and not mark.fits(self._models.mark()):
+            raise other_embedder(mark, self._models.mark())
 
 
-def _find(name: str, names: dict[str, str]) -> str:
-    """Return the id of a document from what the user calls it."""
+def _find(name: str, ids: dict[str, str]) -> str:
+    """Return the id of a document from what the user calls it, of ids by source."""
+    if name in ids.values():
+        return name
     for spelling in (name, os.path.abspath(os.path.expanduser(name))):
-        if spelling in names:
-            return names[spelling]
+        if spelling in ids:
+            return ids[spelling]
+    names = [*ids, *ids.values()]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     base = os.path.basename(name)
     near += [

@@ -1,16 +1,18 @@
 """The SQLite file of a collection: its tables, its connections, its errors.
 
 Two connections: one writes, one reads. In WAL mode a reader sees the last whole transaction and
-waits for nobody, in this process or another; writers of several processes take turns, each waiting
-up to ``_WAIT_S``. ``synchronous=FULL`` makes a commit wait until the disk has it, so a document
-that was reported as added outlives a power cut, too; that costs one fsync a document, little beside
-its embedding. (https://www.sqlite.org/wal.html; WAL does not work on network disks.)
+waits for nobody, in this process or another, and opening a file that has its tables only reads;
+writers of several processes take turns, each waiting up to ``_WAIT_S``. ``synchronous=FULL`` makes
+a commit wait until the disk has it, so a document that was reported as added outlives a power cut,
+too; that costs one fsync a document, little beside its embedding. (https://www.sqlite.org/wal.html;
+WAL does not work on network disks.)
 
 Words are searched by SQLite's own BM25 (FTS5, https://www.sqlite.org/fts5.html, k1 = 1.2, b = 0.75)
 rather than by an index in memory: it changes in the transaction of its document, so it is never
 behind, it costs nothing to open, and one new document costs one new document.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -122,33 +124,39 @@ class Database:
             self._writer.close()
 
     def _connect(self) -> sqlite3.Connection:
+        options = ""
+        folder = self.path.parent
+        if not os.access(folder, os.W_OK) and not (folder / f"{FILE_NAME}-wal").exists():
+            # Even to read, SQLite would make files beside a database in WAL mode.
+            options = "?immutable=1"
         connection = sqlite3.connect(
-            self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            self.path.absolute().as_uri() + options,
+            uri=True,
+            timeout=_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
     def _prepare(self, on_new: Callable[[sqlite3.Connection], None]) -> None:
         """Make the tables of a new file; two processes may try at once."""
-        connection = self._writer
-        self._begin_wal()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _TABLES.split(";")[:-1]:
-                    connection.execute(statement)
-                on_new(connection)
-                connection.execute(f"PRAGMA user_version={_VERSION}")
-            elif version != _VERSION:
-                raise ConfigError(
-                    f"{self.path} is of version {version}, and this version of mixtral knows "
-                    f"{_VERSION}; use the mixtral that made it, or add the documents again."
-                )
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        if self._version() == 0:
+            self._begin_wal()
+            with self.writing() as connection:
+                if self._version() == 0:  # Another process may have been first.
+                    for statement in _TABLES.split(";")[:-1]:
+                        connection.execute(statement)
+                    on_new(connection)
+                    connection.execute(f"PRAGMA user_version={_VERSION}")
+        if (version := self._version()) != _VERSION:
+            raise ConfigError(
+                f"{self.path} is of version {version}, and this version of mixtral knows "
+                f"{_VERSION}; use the mixtral that made it, or add the documents again."
+            )
+
+    def _version(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
 
     def _begin_wal(self) -> None:
         # SQLite does not wait here by itself while another process makes the same file.
@@ -193,6 +201,8 @@ def _explained(error: sqlite3.DatabaseError, path: Path) -> ConfigError:
         return ConfigError(f"the disk of {path} is full; free some space and try again.")
     if "closed database" in text:
         return ConfigError("the collection is closed; open it again.")
+    if "readonly" in text:
+        return ConfigError(f"{path.parent} can only be read; copy it to where you may write.")
     if "not a database" in text or "malformed" in text or "disk image" in text:
         return ConfigError(
             f"{path} is damaged or is no collection ({text}); remove it and add the documents "

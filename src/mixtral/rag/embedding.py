@@ -6,7 +6,7 @@ check of what they give.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from mixtral.errors import CheckpointError, ConfigError, InvalidRequest, Unsuppo
 from mixtral.rag.chunking import CountTokens
 from mixtral.rag.limits import INSTALL
 from mixtral.rag.retrieve import Rerank
+from mixtral.rag.settings import CollectionSettings
 from mixtral.rag.store import EmbedderMark, Vectors
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ _BATCH = 512
 """Texts of one call; an ``Embedder`` takes up to 2,048 and sorts them by length."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+PROBE = "A sentence by which an embedding model is known again."
+"""What ``EmbedderMark.probe`` is the vector of."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Models:
     """What a collection asks."""
 
@@ -38,12 +43,35 @@ class Models:
     """Makes vectors."""
     count_tokens: CountTokens
     """Counts as the embedder does."""
+    max_chunk_tokens: Callable[[], int] | None
+    """Tells the longest chunk that the embedder reads whole; None where nobody knows."""
     rerank: Rerank | None
     """Ranks the best passages again."""
+    _mark: EmbedderMark | None = field(default=None, init=False)
 
     def mark(self) -> EmbedderMark:
-        """Return name and dimension; the embedder is asked for a vector."""
-        return EmbedderMark(name=self.name, dimension=embed_all(["size"], self.embed).shape[1])
+        """Return how the embedder is known again; it is asked for a vector once."""
+        if self._mark is None:
+            vector = embed_all([PROBE], self.embed)[0]
+            probe = tuple(round(float(value), 6) for value in vector)
+            self._mark = EmbedderMark(name=self.name, dimension=len(probe), probe=probe)
+        return self._mark
+
+    def check_chunks(self, settings: CollectionSettings) -> None:
+        """Check that the embedder reads chunks of this size whole.
+
+        Raises:
+            ConfigError: The ends of chunks would be lost.
+        """
+        if self.max_chunk_tokens is None or settings.chunk_characters is not None:
+            return
+        most = self.max_chunk_tokens()
+        if settings.chunk_tokens > most:
+            raise ConfigError(
+                f"chunk_tokens is {settings.chunk_tokens}, and {self.name} reads chunks of up to "
+                f"{most}; lower it (where there are documents already, with reindex), or take a "
+                "model that reads more."
+            )
 
 
 def embed_all(texts: Sequence[str], embed: Embed) -> Vectors:
@@ -68,23 +96,9 @@ def embed_all(texts: Sequence[str], embed: Embed) -> Vectors:
     return np.concatenate(parts)
 
 
-def token_counter(embedder: "Embedder", *, chunk_tokens: int) -> CountTokens:
-    """Return what counts the tokens of texts as an embedding model does.
-
-    Args:
-        embedder: The model.
-        chunk_tokens: How long chunks are to be.
-
-    Raises:
-        ConfigError: The model does not read so far, so that the ends of chunks would be lost.
-    """
-    special = len(embedder.read([" "])[0].token_ids)
-    room = embedder.max_tokens - special
-    if chunk_tokens >= room:
-        raise ConfigError(
-            f"chunk_tokens is {chunk_tokens}, and {embedder.name} reads {room} tokens; lower it to "
-            f"less than {room}."
-        )
+def token_counter(embedder: "Embedder") -> CountTokens:
+    """Return what counts the tokens of texts as an embedding model does."""
+    special = _num_special(embedder)
 
     def count(texts: Sequence[str]) -> list[int]:
         sizes: list[int] = []
@@ -94,6 +108,15 @@ def token_counter(embedder: "Embedder", *, chunk_tokens: int) -> CountTokens:
         return sizes
 
     return count
+
+
+def longest_chunk(embedder: "Embedder") -> int:
+    """Return the tokens of the longest chunk that an embedding model reads whole."""
+    return embedder.max_tokens - _num_special(embedder) - 1  # 1: a heading has one at least.
+
+
+def _num_special(embedder: "Embedder") -> int:
+    return len(embedder.read([" "])[0].token_ids)
 
 
 def cross_encoder(model: str | Path, *, device: str = "cpu") -> Rerank:

@@ -65,7 +65,10 @@ def fetch(url: str, *, limits: Limits, allow_private: bool = False) -> Page:
             raise DocumentRefused(f"it cannot be downloaded: {line}.") from None
         if isinstance(page_or_url, Page):
             return page_or_url
-        url = urljoin(url, page_or_url)
+        try:
+            url = urljoin(url, page_or_url)
+        except ValueError:
+            raise DocumentRefused(f"it leads to {page_or_url[:200]!r}, no address.") from None
     raise DocumentRefused(f"it leads to more than {_MAX_REDIRECTS} other addresses.")
 
 

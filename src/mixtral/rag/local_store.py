@@ -121,8 +121,7 @@ class LocalStore:
             kept = tables.embedder_of(connection)
             if kept is None:
                 tables.set_embedder(connection, embedder)
-            elif kept != embedder:
-                # Another process has reindexed meanwhile.
+            elif not kept.fits(embedder):
                 raise other_embedder(kept, embedder)
             return tables.LocalWriter(connection).put(document, chunks, vectors)
 

@@ -32,5 +32,8 @@ def open_store(location: str | Path, *, create: bool, settings: CollectionSettin
         )
     from mixtral.rag.local_store import LocalStore
 
-    folder = Path(location).expanduser().absolute()
+    try:
+        folder = Path(location).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"{text} begins with the home of nobody here; write it out.") from None
     return LocalStore(folder, create=create, settings=settings)

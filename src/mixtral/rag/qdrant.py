@@ -7,17 +7,21 @@ Three of Qdrant's collections make one of ours: NAME holds one point of facts, N
 NAME-chunks-N what there is. Qdrant has no transactions over several points, so a version of a
 document counts when its own point is written: its chunks come before that, those of the version
 before go after it, and a search drops chunks of versions that do not count. In the same way
-``reindex`` fills a new N and then writes the fact. Two processes that write the same document at
-once leave one of the two versions.
+``reindex`` fills a new N, a random number, and then writes the fact.
+
+Whoever changes something looks at the facts again afterwards, and does it once more where another N
+counts by then. ``reindex`` looks at the old N again after it has written the fact, so what was
+changed before is carried over, and what is changed after goes to the new N. Two processes that
+write the same document at once leave one of the two versions; of two that reindex at once one
+fails.
 """
 
 import dataclasses
+import secrets
 import threading
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,7 @@ from mixtral.errors import ConfigError
 from mixtral.rag import qdrant_points as points
 from mixtral.rag.chunking import Chunk
 from mixtral.rag.qdrant_connection import INSIDE, connect, explained_errors
+from mixtral.rag.qdrant_parts import Facts, Parts, create_collection, drop_others
 from mixtral.rag.records import StoredDocument
 from mixtral.rag.settings import CollectionSettings
 from mixtral.rag.store import (
@@ -37,29 +42,9 @@ from mixtral.rag.store import (
     other_embedder,
 )
 
-if TYPE_CHECKING:
-    from qdrant_client.models import ScoredPoint, SparseVector
+Result = TypeVar("Result")
 
 _FACTS_ID = 1
-_BATCH = 256
-"""Points of one request: some megabytes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Facts:
-    """What the one point of NAME says."""
-
-    settings: str
-    number: int = 0
-    """N of the two collections that count."""
-    embedder: str | None = None
-    dimension: int = 0
-
-    @property
-    def mark(self) -> EmbedderMark | None:
-        if self.embedder is None:
-            return None
-        return EmbedderMark(name=self.embedder, dimension=self.dimension)
 
 
 class QdrantStore:
@@ -83,9 +68,10 @@ class QdrantStore:
         self._url = url
         try:
             with self._using():
-                if not self._client.collection_exists(self._name):
-                    self._make(settings, create=create)
-                kept = CollectionSettings.from_json(self._facts().settings)
+                is_there = self._client.collection_exists(self._name)
+                facts = self._find_facts() if is_there else None
+                facts = facts or self._begin(settings, create=create)
+                kept = CollectionSettings.from_json(facts.settings)
             self.settings = settings.over(kept)
             """What holds for it: what it was made with, and what was said when it was opened."""
             self._stem = points.stemmer(stemming=self.settings.stemming)
@@ -107,22 +93,11 @@ class QdrantStore:
         """Return all documents, by source."""
         from qdrant_client.models import PayloadSelectorExclude
 
-        found: list[StoredDocument] = []
+        fields = PayloadSelectorExclude(exclude=["text", "sections"])
         with self._using():
-            facts = self._facts()
-            if facts.mark is None:
-                return []
-            offset: Any = None
-            while True:
-                records, offset = self._client.scroll(
-                    self._documents(facts),
-                    limit=_BATCH,
-                    offset=offset,
-                    with_payload=PayloadSelectorExclude(exclude=["text", "sections"]),
-                )
-                found.extend(map(points.stored_document, records))
-                if offset is None:
-                    return sorted(found, key=lambda document: document.source)
+            records = self._parts(self._facts()).records(fields)
+            found = list(map(points.stored_document, records))
+        return sorted(found, key=lambda document: document.source)
 
     def text_of(self, document_id: str) -> str | None:
         """Return the text of a document; None where there is none."""
@@ -145,59 +120,44 @@ class QdrantStore:
             ConfigError: The vectors are of another embedder, or the server cannot be reached.
         """
         with self._using():
-            facts = self._facts()
-            if facts.mark is None:
-                facts = dataclasses.replace(
-                    facts, embedder=embedder.name, dimension=embedder.dimension
-                )
-                self._make_parts(facts)
-                self._write(facts)
-            elif facts.mark != embedder:
-                raise other_embedder(facts.mark, embedder)
             was_there = self._payload(document.document_id, ["version"]) is not None
-            self._put(facts, document, chunks, vectors)
+            self._settle(
+                lambda: self._facts_for(embedder),
+                lambda parts: parts.put(document, chunks, vectors),
+            )
         return was_there
 
     def remove(self, document_ids: Sequence[str]) -> None:
-        """Take documents out: their own points first, then nothing of them counts."""
-        from qdrant_client.models import PointIdsList
-
+        """Take documents out."""
         with self._using():
-            facts = self._facts()
-            ids: Any = [points.point_id(one) for one in document_ids]
-            if facts.mark is None or not ids:
-                return
-            self._client.delete(self._documents(facts), PointIdsList(points=ids))
-            for one in document_ids:
-                self._client.delete(self._chunks(facts), points.chunks_of(one))
+            if document_ids and self._facts().mark is not None:
+                self._settle(self._facts, lambda parts: parts.remove(document_ids))
 
     @contextmanager
     def rewriting(
         self, settings: CollectionSettings, embedder: EmbedderMark
     ) -> "Iterator[_QdrantWriter]":
-        """Fill new collections beside the old ones, which count until this ends."""
+        """Fill new collections beside the old ones, which count until all is there."""
+        stem = points.stemmer(stemming=settings.stemming)
         with self._using():
-            old = self._facts()
-            new = _Facts(
+            before = self._facts()
+            after = dataclasses.replace(
+                _with_mark(before, embedder),
                 settings=settings.to_json(),
-                number=old.number + 1,
-                embedder=embedder.name,
-                dimension=embedder.dimension,
+                number=secrets.randbits(31),  # Another process may reindex, too.
             )
-            self._drop_parts(new)  # What a process left that was killed here.
-            self._make_parts(new)
-        stem, self._stem = self._stem, points.stemmer(stemming=settings.stemming)
+            old = self._parts(before)
+            new = Parts(self._client, self._name, after, stem)
+            self._make(new)
         try:
-            yield _QdrantWriter(self, old, new)
-        except BaseException:
-            self._stem = stem
+            yield _QdrantWriter(self, old, new, switch=lambda: self._switch(before, after))
+        finally:
             with self._using():
-                self._drop_parts(new)
-            raise
-        with self._using():
-            self._write(new)
-            self._drop_parts(old)
-        self.settings = settings
+                if self._facts().number == after.number:
+                    self.settings, self._stem = settings, stem
+                    drop_others(self._client, self._name, after)
+                else:
+                    new.drop()
 
     # ---- Searching -----------------------------------------------------------------------------
 
@@ -209,13 +169,14 @@ class QdrantStore:
             facts = self._facts()
             if facts.mark is None:
                 return []
-            near = self._query(facts, vector.tolist(), points.DENSE, limit)
+            parts = self._parts(facts)
+            near = parts.query(vector.tolist(), points.DENSE, limit)
             wordy = {}
             if terms:
                 words = points.words_of_question(terms, self._stem)
-                wordy = self._query(facts, words, points.WORDS, limit)
+                wordy = parts.query(words, points.WORDS, limit)
             found = {**wordy, **near}
-            versions = self._versions(facts, found.values())
+            versions = parts.versions_of(found.values())
         return [
             points.candidate(point, wordy[i].score if i in wordy else 0.0)
             for i, point in sorted(found.items())
@@ -237,72 +198,103 @@ class QdrantStore:
         with self._lock, explained_errors(self._url):
             yield
 
-    def _make(self, settings: CollectionSettings, *, create: bool) -> None:
+    def _begin(self, settings: CollectionSettings, *, create: bool) -> Facts:
+        """Make NAME with its first facts, or write those that a killed process did not.
+
+        Raises:
+            ConfigError: There is no collection and none is to be made.
+        """
         if not create:
             raise ConfigError(
                 f"{self._url} has no collection; add documents first (mixtral rag add), or name "
                 "another."
             )
-        self._client.create_collection(self._name, vectors_config=points.unsearched())
-        self._write(_Facts(settings=settings.to_json()))
+        create_collection(self._client, self._name, vectors_config=points.unsearched())
+        facts = Facts(settings=settings.to_json())
+        self._write(facts)
+        return facts
 
-    def _facts(self) -> _Facts:
-        (record,) = self._client.retrieve(self._name, [_FACTS_ID])
-        return _Facts(**(record.payload or {}))
+    def _find_facts(self) -> Facts | None:
+        """Return the facts; None where nothing was put into NAME yet.
 
-    def _write(self, facts: _Facts) -> None:
+        Raises:
+            ConfigError: NAME holds something else.
+        """
+        records = self._client.retrieve(self._name, [_FACTS_ID])
+        try:
+            if records:
+                return Facts(**(records[0].payload or {}))
+            info: Any = self._client.get_collection(self._name)
+            kind, ours = info.config.params.vectors, points.unsearched()
+            is_ours = (kind.size, kind.distance) == (ours.size, ours.distance)
+            if is_ours and not self._client.count(self._name).count:
+                return None
+        except (AttributeError, TypeError):  # Other fields, other vectors.
+            pass
+        raise ConfigError(
+            f"{self._url} holds something else than documents of mixtral; name another collection."
+        )
+
+    def _facts(self) -> Facts:
+        facts = self._find_facts()
+        if facts is None:
+            raise ConfigError(f"{self._url} was deleted by somebody; open it again.")
+        return facts
+
+    def _facts_for(self, embedder: EmbedderMark) -> Facts:
+        """Return the facts, with collections for vectors of this embedder.
+
+        Raises:
+            ConfigError: There are vectors of another one.
+        """
+        facts = self._facts()
+        if facts.mark is None:
+            facts = _with_mark(facts, embedder)
+            self._make(self._parts(facts))
+            self._write(facts)
+        elif not facts.mark.fits(embedder):
+            raise other_embedder(facts.mark, embedder)
+        return facts
+
+    def _settle(self, get_facts: Callable[[], Facts], change: Callable[[Parts], object]) -> None:
+        """Change what counts; again where another process has reindexed by the end."""
+        while True:
+            facts = get_facts()
+            try:
+                with explained_errors(self._url):
+                    change(self._parts(facts))
+            except ConfigError:  # It may have been dropped under our hands.
+                if self._facts().number == facts.number:
+                    raise
+            if self._facts().number == facts.number:
+                return
+
+    def _switch(self, before: Facts, after: Facts) -> None:
+        """Let the new collections count.
+
+        Raises:
+            ConfigError: Another process has reindexed meanwhile.
+        """
+        with self._using():
+            if self._facts().number != before.number:
+                raise ConfigError(
+                    f"another process has reindexed {self._url} meanwhile; try again."
+                )
+            self._write(after)
+
+    def _write(self, facts: Facts) -> None:
         from qdrant_client.models import PointStruct
 
         payload = dataclasses.asdict(facts)
         point = PointStruct(id=_FACTS_ID, vector=points.NOTHING, payload=payload)
         self._client.upsert(self._name, [point])
 
-    def _documents(self, facts: _Facts) -> str:
-        return f"{self._name}-documents-{facts.number}"
+    def _parts(self, facts: Facts) -> Parts:
+        return Parts(self._client, self._name, facts, self._stem)
 
-    def _chunks(self, facts: _Facts) -> str:
-        return f"{self._name}-chunks-{facts.number}"
-
-    def _make_parts(self, facts: _Facts) -> None:
-        from qdrant_client.models import (
-            Distance,
-            Modifier,
-            PayloadSchemaType,
-            SparseVectorParams,
-            VectorParams,
-        )
-
-        self._drop_parts(facts)
-        self._client.create_collection(self._documents(facts), vectors_config=points.unsearched())
-        self._client.create_collection(
-            self._chunks(facts),
-            vectors_config={
-                points.DENSE: VectorParams(size=facts.dimension, distance=Distance.COSINE)
-            },
-            sparse_vectors_config={points.WORDS: SparseVectorParams(modifier=Modifier.IDF)},
-        )
-        if not self._url.startswith(INSIDE):  # There it does nothing, and says so.
-            self._client.create_payload_index(
-                self._chunks(facts), "document_id", PayloadSchemaType.KEYWORD
-            )
-
-    def _drop_parts(self, facts: _Facts) -> None:
-        for name in (self._documents(facts), self._chunks(facts)):
-            if self._client.collection_exists(name):
-                self._client.delete_collection(name)
-
-    def _put(
-        self, facts: _Facts, document: KeptDocument, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> None:
-        version = uuid.uuid4().hex
-        new = points.chunk_points(document, chunks, vectors, version, self._stem)
-        for begin in range(0, len(new), _BATCH):
-            self._client.upsert(self._chunks(facts), new[begin : begin + _BATCH])
-        self._client.upsert(
-            self._documents(facts), [points.document_point(document, len(chunks), version)]
-        )
-        others = points.chunks_of(document.document_id, but_not=version)
-        self._client.delete(self._chunks(facts), others)
+    def _make(self, parts: Parts) -> None:
+        # Inside this process an index does nothing, and says so.
+        parts.make(with_payload_index=not self._url.startswith(INSIDE))
 
     def _payload(self, document_id: str, fields: list[str]) -> dict[str, Any] | None:
         """Return some fields of a document; None where there is no such document."""
@@ -310,52 +302,68 @@ class QdrantStore:
             facts = self._facts()
             if facts.mark is None:
                 return None
-            try:
-                number = points.point_id(document_id)
-            except ValueError:
-                return None
-            found = self._client.retrieve(self._documents(facts), [number], with_payload=fields)
-        return found[0].payload if found else None
-
-    def _query(
-        self, facts: _Facts, query: "list[float] | SparseVector", using: str, limit: int
-    ) -> "dict[int, ScoredPoint]":
-        answer = self._client.query_points(
-            self._chunks(facts),
-            query=query,
-            using=using,
-            limit=limit,
-            with_payload=True,
-            with_vectors=[points.DENSE],
-        )
-        return {int(point.id): point for point in answer.points}
-
-    def _versions(self, facts: _Facts, found: "Iterable[ScoredPoint]") -> set[str]:
-        """Return the versions that count of the documents that were found."""
-        ids = {points.point_id((point.payload or {})["document_id"]) for point in found}
-        if not ids:
-            return set()
-        records = self._client.retrieve(self._documents(facts), list(ids), with_payload=["version"])
-        return {(record.payload or {})["version"] for record in records}
+            record = self._parts(facts).record(document_id, fields)
+        return None if record is None else record.payload
 
 
 class _QdrantWriter:
-    """Puts documents into new collections."""
+    """Puts the documents of some parts into others, which count once all are there."""
 
-    def __init__(self, store: QdrantStore, old: _Facts, new: _Facts) -> None:
+    def __init__(
+        self, store: QdrantStore, old: Parts, new: Parts, *, switch: Callable[[], None]
+    ) -> None:
         self._store = store
         self._old = old
         self._new = new
+        self._switch = switch
+        self._counts = False
+        self._read: dict[str, str] = {}  # Versions that were read of the old ones,
+        self._written: dict[str, str] = {}  # and those that became of them.
 
-    def document(self, document_id: str) -> KeptDocument:
-        store = self._store
-        with store._using():
-            (record,) = store._client.retrieve(
-                store._documents(self._old), [points.point_id(document_id)]
-            )
+    def remaining(self) -> list[str]:
+        with self._store._using():
+            left = self._look()
+            if left or self._counts:
+                return left
+            self._switch()
+            self._counts = True
+            # What was changed while the fact was written; nobody writes there any more.
+            return self._look()
+
+    def document(self, document_id: str) -> KeptDocument | None:
+        with self._store._using():
+            record = self._old.record(document_id, True)
+        if record is None:
+            return None
+        self._read[document_id] = (record.payload or {})["version"]
         return points.kept_document(record)
 
     def put(self, document: KeptDocument, chunks: Sequence[Chunk], vectors: Vectors) -> bool:
         with self._store._using():
-            self._store._put(self._new, document, chunks, vectors)
+            version = self._new.put(document, chunks, vectors)
+        self._written[document.document_id] = version
         return True
+
+    def _look(self) -> list[str]:
+        """Return what is new or changed in the old ones; remove what is gone from there."""
+        there = self._old.versions()
+        gone = [one for one in self._read if one not in there]
+        for one in gone:
+            if self._is_ours(one):
+                self._new.remove([one])
+                self._written.pop(one, None)
+            del self._read[one]
+        changed = [one for one, version in there.items() if self._read.get(one) != version]
+        return [one for one in changed if self._is_ours(one)]
+
+    def _is_ours(self, document_id: str) -> bool:
+        """Return whether nobody else has changed a document in the new ones."""
+        if not self._counts:
+            return True
+        return self._new.version(document_id) == self._written.get(document_id)
+
+
+def _with_mark(facts: Facts, embedder: EmbedderMark) -> Facts:
+    return dataclasses.replace(
+        facts, embedder=embedder.name, dimension=embedder.dimension, probe=embedder.probe
+    )

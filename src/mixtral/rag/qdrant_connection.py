@@ -38,10 +38,14 @@ def connect(url: str) -> "tuple[QdrantClient, str]":
             raise ConfigError(f"{url} names no folder; write qdrant://FOLDER.")
         path = os.path.abspath(os.path.expanduser(folder))
         return QdrantClient(path=path, force_disable_check_same_thread=True), _DEFAULT_NAME
-    parts = urlsplit(url)
-    name = parts.path.strip("/") or _DEFAULT_NAME
-    if not parts.hostname or "/" in name:
+    try:
+        parts = urlsplit(url)
+        is_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # Brackets that do not close, a port that is no number or too large.
+        is_address = False
+    if not is_address or "/" in parts.path.strip("/"):
         raise ConfigError(f"{url} is no place for a collection; write http://HOST:6333/NAME.")
+    name = parts.path.strip("/") or _DEFAULT_NAME
     server = f"{parts.scheme}://{parts.netloc}"
     key = os.environ.get("QDRANT_API_KEY")
     client = QdrantClient(url=server, api_key=key, timeout=_TIMEOUT_S, check_compatibility=False)

@@ -13,7 +13,8 @@ from mixtral.rag.limits import INSTALL
 from mixtral.rag.outline import Heading, sections_under, title_of
 from mixtral.rag.read_text import decode
 
-_MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*_`]+|\s+#+\s*$")
+# Bounded, so that a heading of a million brackets or spaces takes no longer than its length.
+_MARKUP = re.compile(r"!?\[([^\[\]]*)\]\([^)]{0,2000}\)|[*_`]+|(?<!\s)\s+#+\s*$")
 
 
 def read_markdown(title: str, data: bytes) -> Document:

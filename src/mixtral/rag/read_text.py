@@ -24,9 +24,11 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# No space in it matches a line end: each line is tried once, however long a file of them is.
 _DEFINITION = re.compile(
     r"^(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|unsafe"
-    r"|pub(?:\([a-z ]{1,20}\))?|extern|const|inline|virtual|sealed|data|open|override|local)\s+)*"
+    r"|pub(?:\([a-z ]{1,20}\))?|extern|const|inline|virtual|sealed|data|open|override|local)"
+    r"[ \t]+)*"
     r"(?P<what>(?:def|class|function|func|fn|fun|sub|interface|struct|impl|enum|trait|type|module"
     r"|namespace|record|object|protocol|extension|mod|macro_rules!|defmodule|message|service)"
     r"(?:<[^>\n]{0,60}>|[ \t]*\([^)\n]{0,60}\))?[ \t]+(?:[^\W\d]|[$~])[^\n({:=;]{0,80})",

@@ -16,9 +16,21 @@ from mixtral.validation import require_int
 Fusion = Literal["weights", "ranks"]
 
 
+class _Given:
+    """Remembers which fields were named: one named at its default is not one left out."""
+
+    __slots__ = ("given",)
+    given: frozenset[str]
+
+    def __new__(cls, **fields: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "given", frozenset(fields))
+        return made
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CollectionSettings:
-    """Settings of a collection; checked when made.
+class CollectionSettings(_Given):
+    """Settings of a collection; checked when made. ``given`` has the names of the fields named.
 
     Raises:
         ConfigError: A field is outside its allowed values, or two disagree.
@@ -66,6 +78,13 @@ class CollectionSettings:
             low=0,
             high=(self.chunk_characters or 0) // 2,
         )
+        if self.chunk_characters is not None:
+            for name, default in _IN_TOKENS.items():
+                if (value := getattr(self, name)) != default:
+                    raise ConfigError(
+                        f"{name} is {value} and chunk_characters {self.chunk_characters}; chunks "
+                        "are cut by tokens or by characters, so leave one out."
+                    )
         require_int("num_candidates", self.num_candidates, low=1, high=1000)
         require_int("exact_up_to", self.exact_up_to, low=0)
         if self.fusion not in ("weights", "ranks"):
@@ -85,25 +104,41 @@ class CollectionSettings:
     def over(self, kept: Self) -> Self:
         """Return what holds for a collection that was made with the settings ``kept``.
 
-        A field at its default says nothing. What shapes chunks is the collection's own; the others
-        are the caller's where the caller says something.
+        What shapes chunks is the collection's own; the others are the caller's where given.
 
         Raises:
-            ConfigError: A field would shape chunks otherwise than those that are there.
+            ConfigError: A given field would shape chunks otherwise than those that are there.
         """
-        said: dict[str, Any] = {}
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            default = one.default if one.default is not dataclasses.MISSING else Limits()
-            if value == default:
+        said = {name: getattr(self, name) for name in self.given}
+        for name in _SHAPING:
+            if name not in said:
                 continue
-            if one.name in _SHAPING and value != getattr(kept, one.name):
+            in_characters = kept.chunk_characters and "chunk_characters" not in said
+            own = "chunk_characters" if name in _IN_TOKENS and in_characters else name
+            if own != name or said[name] != getattr(kept, name):
                 raise ConfigError(
-                    f"{one.name} is {value}, and this collection was made with "
-                    f"{getattr(kept, one.name)}; leave it out, or call reindex with new settings."
+                    f"{name} is {said[name]}, and this collection was made with "
+                    f"{'' if own == name else own + ' '}{getattr(kept, own)}; leave it out, or "
+                    "call reindex with new settings."
                 )
-            said[one.name] = value
         return dataclasses.replace(kept, **said)
+
+    def cut_anew(self, **chunks: int) -> Self:
+        """Return these settings with other chunks; a size in tokens ends one in characters.
+
+        Args:
+            chunks: Fields about chunks that are to change.
+
+        Raises:
+            ConfigError: A value is outside its range, or both kinds of sizes are there.
+        """
+        changed: dict[str, Any] = {}
+        if _IN_TOKENS.keys() & chunks.keys():
+            changed = {"chunk_characters": None, "overlap_characters": 0}
+        elif "chunk_characters" in chunks:
+            changed = dict(_IN_TOKENS)
+        changed.update(chunks)
+        return dataclasses.replace(self, **changed)
 
     def to_json(self) -> str:
         """Return the fields that a collection keeps."""
@@ -119,8 +154,10 @@ class CollectionSettings:
         """
         try:
             fields: dict[str, Any] = json.loads(text)
+            if fields["chunk_characters"] is not None:
+                fields.update(_IN_TOKENS)  # Some were made with both, and cut by characters.
             return cls(**fields)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"the collection has settings of another version: {error}") from error
 
 
@@ -132,3 +169,9 @@ _SHAPING = (
     "overlap_characters",
     "stemming",
 )
+_IN_TOKENS = {
+    one.name: one.default
+    for one in dataclasses.fields(CollectionSettings)
+    if one.name in ("chunk_tokens", "overlap_tokens")
+}
+"""The sizes that mean nothing beside ``chunk_characters``, and their defaults."""

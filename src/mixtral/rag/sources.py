@@ -110,7 +110,8 @@ def _find(path: str | Path, *, allow_urls: bool) -> Iterator[Source]:
                 f"{path} is a URL, and nothing is downloaded unless allowed: set allow_urls, "
                 "or --allow-urls."
             )
-        yield Source(name=path, kind=None)
+        bad_name = _bad_name(path)
+        yield _skip(path, bad_name) if bad_name else Source(name=path, kind=None)
         return
     if not text or "\0" in text:
         raise ConfigError(f"{text!r} is not a path; name a file, a folder or a glob.")
@@ -143,12 +144,15 @@ def _walk(folder: Path) -> Iterator[Source]:
         try:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
-            yield _skip(current, f"it cannot be listed: {error.strerror or error}")
+            yield _skip(current, f"it cannot be listed: {_what(error)}")
             continue
         below = []
         for entry in entries:
             path = Path(entry.path)
-            reason = _reason_to_skip(entry, root)
+            try:
+                reason = _reason_to_skip(entry, root)
+            except (OSError, RuntimeError) as error:  # A link to itself, say.
+                reason = f"it cannot be looked at: {_what(error)}"
             if reason is not None:
                 yield _skip(path, reason)
             elif entry.is_dir(follow_symlinks=False):
@@ -179,14 +183,18 @@ def _reason_to_skip(entry: "os.DirEntry[str]", root: Path) -> str | None:
     return None
 
 
-def _skip(path: Path, reason: str) -> Source:
+def _what(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _skip(path: str | Path, reason: str) -> Source:
     name = str(path).encode("utf-8", "replace").decode()
     return Source(name=name, kind=None, skipped=f"skipped: {reason}.")
 
 
-def _bad_name(path: Path) -> str | None:
+def _bad_name(path: str | Path) -> str | None:
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
-        return "its name is not valid UTF-8; rename it"
+        return "its name is not valid UTF-8; give it another"
     return None

@@ -90,21 +90,43 @@ class EmbedderMark:
     """Its name."""
     dimension: int
     """D."""
+    probe: tuple[float, ...] | None = None
+    """Its vector of a text that is always the same, which tells two models of one name apart; None
+    in collections of before there was one."""
+
+    def fits(self, other: "EmbedderMark") -> bool:
+        """Return whether vectors of the two can be compared."""
+        if (self.name, self.dimension) != (other.name, other.dimension):
+            return False
+        if self.probe is None or other.probe is None:
+            return True
+        # Machines differ by 1e-5; another model, pooling or revision by far more than 1e-3.
+        return float(np.dot(self.probe, other.probe)) > 1 - 1e-3
 
 
 def other_embedder(kept: EmbedderMark, given: EmbedderMark) -> ConfigError:
-    """Return the error where another process has reindexed a collection that is open here."""
+    """Return the error where vectors of two embedders would come together."""
+    if (kept.name, kept.dimension) == (given.name, given.dimension):
+        return ConfigError(
+            f"the collection is of another {kept.name} than this one, which gives other vectors: "
+            "another revision, or another folder of that name; open it with the one that filled "
+            "it, or embed everything again with reindex."
+        )
     return ConfigError(
-        f"the collection is of {kept.name} ({kept.dimension} components) now, and {given.name} has "
-        f"{given.dimension}; open it again."
+        f"the collection is of the embedder {kept.name} with {kept.dimension} components, and it "
+        f"was opened with {given.name} with {given.dimension}; open it with that one, or embed "
+        "everything again with reindex."
     )
 
 
 class Writer(Protocol):
     """Puts documents into a store, inside ``Store.rewriting``."""
 
-    def document(self, document_id: str) -> KeptDocument:
-        """Return a document as it was put there."""
+    def remaining(self) -> list[str]:
+        """Return the ids of the documents that are to be put; none once all are there."""
+
+    def document(self, document_id: str) -> KeptDocument | None:
+        """Return a document as it was put there; None where it was removed meanwhile."""
 
     def put(self, document: KeptDocument, chunks: Sequence[Chunk], vectors: Vectors) -> bool:
         """Put one in; return whether it replaced an earlier version."""

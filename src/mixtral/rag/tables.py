@@ -4,6 +4,7 @@ Every function takes the connection of an open transaction (``database``). Vecto
 little-endian float32, whatever the machine.
 """
 
+import dataclasses
 import json
 import sqlite3
 import uuid
@@ -29,6 +30,12 @@ class LocalWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._done: set[str] = set()
+
+    def remaining(self) -> list[str]:
+        """Return the ids of the documents that were not put yet."""
+        rows = self._connection.execute("SELECT id FROM documents ORDER BY source").fetchall()
+        return [row[0] for row in rows if row[0] not in self._done]
 
     def document(self, document_id: str) -> KeptDocument:
         """Return a document as it was put there."""
@@ -84,6 +91,7 @@ class LocalWriter:
             connection.execute(
                 "INSERT INTO words (rowid, terms) VALUES (?, ?)", (cursor.lastrowid, words)
             )
+        self._done.add(document.document_id)
         return was_there
 
 
@@ -109,13 +117,17 @@ def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
 def embedder_of(connection: sqlite3.Connection) -> EmbedderMark | None:
     """Return what the vectors are of; None while there are none."""
     row = connection.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
-    return None if row is None else EmbedderMark(**json.loads(row[0]))
+    if row is None:
+        return None
+    fields = json.loads(row[0])
+    if fields.get("probe") is not None:
+        fields["probe"] = tuple(fields["probe"])
+    return EmbedderMark(**fields)
 
 
 def set_embedder(connection: sqlite3.Connection, mark: EmbedderMark) -> None:
     """Say what the vectors are of."""
-    value = json.dumps({"name": mark.name, "dimension": mark.dimension})
-    set_fact(connection, "embedder", value)
+    set_fact(connection, "embedder", json.dumps(dataclasses.asdict(mark)))
 
 
 def _sections(text: str) -> tuple[Section, ...]:

@@ -79,11 +79,11 @@ class VectorIndex:
         """
         gone = np.setdiff1d(self._ids, ids, assume_unique=True)
         new = np.setdiff1d(ids, self._ids, assume_unique=True)
-        if not len(gone) and not len(new):
-            return 0
         if self._must_be_built_again(len(ids)):
             self._build(ids, load)
             return len(ids)
+        if not len(gone) and not len(new):
+            return 0
         if len(gone):
             self._index.remove_ids(gone)
         for some, vectors in load(new):

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtral.errors import ConfigError
-from mixtral.rag.embedding import token_counter
+from mixtral.rag.embedding import longest_chunk, token_counter
+from mixtral.rag.limits import Limits
 from mixtral.rag.settings import CollectionSettings
 from mixtral.server.errors import ApiError
 
@@ -43,12 +44,15 @@ class RagStore:
         self._adding = asyncio.Lock()
 
     @classmethod
-    def open(cls, location: str, embedder: "AsyncEmbedder | None") -> "RagStore":
+    def open(
+        cls, location: str, embedder: "AsyncEmbedder | None", *, max_upload_bytes: int
+    ) -> "RagStore":
         """Open or make the collection at a place.
 
         Args:
             location: A folder, or the URL of a Qdrant.
             embedder: The server's embedding model.
+            max_upload_bytes: The largest document that is taken.
 
         Raises:
             ConfigError: There is no embedding model, or the collection is not one that it can
@@ -67,9 +71,15 @@ class RagStore:
             location,
             embed=bridge.embed,
             embedder_name=embedder.name,
+            settings=CollectionSettings(limits=Limits(max_file_bytes=max_upload_bytes)),
             count_tokens=bridge.count_tokens,
+            max_chunk_tokens=bridge.max_chunk_tokens,
         )
-        bridge.chunk_tokens = collection.settings.chunk_tokens
+        try:
+            collection.check_embedder()
+        except BaseException:
+            collection.close()
+            raise
         return cls(collection, bridge)
 
     async def documents(self) -> "list[StoredDocument]":
@@ -143,8 +153,6 @@ class EmbedderBridge:
     def __init__(self, embedder: "AsyncEmbedder") -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where the model is asked; set before a thread starts."""
-        self.chunk_tokens = CollectionSettings().chunk_tokens
-        """Tokens of a passage; a model that reads less is refused when it is loaded."""
         self._embedder = embedder
         self._count: CountTokens | None = None
 
@@ -164,13 +172,19 @@ class EmbedderBridge:
         """Return how many tokens each text has for the model; from any thread, like ``embed``.
 
         Raises:
-            ConfigError: The model reads less than a passage.
             Error: The model could not be loaded.
         """
         if self._count is None:
-            embedder = self._wait(self._embedder.embedder())
-            self._count = token_counter(embedder, chunk_tokens=self.chunk_tokens)
+            self._count = token_counter(self._wait(self._embedder.embedder()))
         return list(self._count(texts))
+
+    def max_chunk_tokens(self) -> int:
+        """Return the tokens of the longest passage that the model reads; from any thread.
+
+        Raises:
+            Error: The model could not be loaded.
+        """
+        return longest_chunk(self._wait(self._embedder.embedder()))
 
     def _wait(self, question: Coroutine[Any, Any, Result]) -> Result:
         assert self.loop is not None, "a thread embeds on behalf of an event loop"

@@ -65,7 +65,11 @@ def serve(
     metrics = Metrics()
     embedder = _find_embedder(settings)
     # Before the model, which may take minutes.
-    rag = None if settings.rag is None else RagStore.open(settings.rag, embedder)
+    rag = (
+        RagStore.open(settings.rag, embedder, max_upload_bytes=settings.max_upload_bytes)
+        if settings.rag is not None
+        else None
+    )
     llm = AsyncLLM(load(), max_waiting=settings.max_waiting, on_step=metrics.observe_step)
     service = Service(
         llm=llm,
