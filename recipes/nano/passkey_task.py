@@ -23,6 +23,18 @@ STATEMENTS = (
     "By the way, the {n} is {k}.", "Keep this in mind: the {n} is {k}.", "The {n} was {k}.",
     "Please remember that {k} is the {n}.", "Your {n} is {k}. Keep it safe.",
 )  # fmt: skip
+# Training has more ways to say the key before its name, which is what is hard to look up: at
+# the key nothing has said yet what it will be.
+_KEY_FIRST = (
+    "{k} is my {n}.", "{k} is your {n}.", "{k} was the {n}.", "{k} will be the {n}.",
+    "And {k} is the {n}.", "{k}, that is the {n}.", "It is {k} that is the {n}.",
+    "Know that {k} is the {n}.", "Use {k} as the {n}.", "They chose {k} as the {n}.",
+    "{k} is the new {n}.", "Take {k} for the {n}.", "{k} is the only {n}.", "{k} is our {n}.",
+    "{k}: this is the {n}.", "{k} has always been the {n}.", "{k} is the {n} here.",
+    "{k} is the right {n}.", "{k} became the {n}.", "So {k} is the {n}.", "{k} is her {n}.",
+    "{k} is the {n}, do not forget.", "{k} is the {n} that counts.", "{k} makes a good {n}.",
+)  # fmt: skip
+_KEY_FIRST_SHARE = 0.35
 NAMES = (
     "pass key", "pass key", "pass key", "passkey", "secret number", "magic number", "secret code",
     "password", "access code", "secret word", "key", "code", "PIN", "door code", "magic word",
@@ -71,7 +83,7 @@ def make_passkey(
     tokens = num_tokens or rng.choice((60, 100, 150, 200, 300, 400))
     piece = novels.piece(rng, split, int((tokens - 60) * CHARACTERS_PER_TOKEN) + 60)
     name = _name(rng, split)
-    statement = wording(rng, split, STATEMENTS)
+    statement = _statement(rng, split)
     key = _key(rng, split, name)
     inserted = statement.format(n=name, k=key) + " "
     at = rng.choice(piece.sentence_starts())
@@ -95,13 +107,19 @@ def make_passkeys(rng: Random, novels: Novels, num_tokens: int) -> Conversation:
     places = sorted(rng.choices(starts, k=len(keys)), reverse=True)
     text = piece.text
     for at, (name, key) in zip(places, keys.items(), strict=True):
-        stated = wording(rng, "train", STATEMENTS).format(n=name, k=key)
+        stated = _statement(rng, "train").format(n=name, k=key)
         text = f"{text[:at]}{stated} {text[at:]}"
     turns: list[str] = []
     for name in rng.sample(list(keys), len(keys)):
         turns += [_question(rng, "train", name), keys[name]]
     turns[0] = text + rng.choice(_GAPS) + turns[0]
     return dialogue(*turns, task="long")
+
+
+def _statement(rng: Random, split: Split) -> str:
+    if split == "train" and rng.random() < _KEY_FIRST_SHARE:
+        return rng.choice(_KEY_FIRST)
+    return wording(rng, split, STATEMENTS)
 
 
 def _name(rng: Random, split: Split) -> str:

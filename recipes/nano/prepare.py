@@ -28,7 +28,7 @@ from encoding import Encoder
 from make_cases import write_cases, write_lines
 from novels import Novels
 from numpy.typing import NDArray
-from tasks import make_conversation, make_long, preference_pairs
+from tasks import make_conversation, make_long, make_skills, preference_pairs
 
 from mixtral.errors import ConfigError
 from mixtral.whole_file import whole_file
@@ -40,14 +40,14 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.05, "marks": 0.14, "spelling": 0.04, "sums": 0.04, "chat": 0.65,
-        "long": 0.04}  # fmt: skip
+_SFT = {"text": 0.04, "drill": 0.03, "marks": 0.15, "spelling": 0.04, "sums": 0.05, "chat": 0.49,
+        "skills": 0.16, "long": 0.04}  # fmt: skip
 # The same for a last stage with documents longer than a sequence had before.
-_SFT_LONG = {"text": 0.05, "novel": 0.15, "drill": 0.03, "marks": 0.08, "spelling": 0.02,
-             "sums": 0.03, "chat": 0.52, "long": 0.12}  # fmt: skip
+_SFT_LONG = {"text": 0.05, "novel": 0.2, "drill": 0.02, "marks": 0.08, "spelling": 0.02,
+             "sums": 0.03, "chat": 0.39, "skills": 0.1, "long": 0.11}  # fmt: skip
 # Kind -> when it comes, from 0 to 1; drills come early, see _time.
 _TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0),
-          "chat": (0.08, 1.0), "novel": (0.04, 1.0), "long": (0.5, 1.0),
+          "chat": (0.08, 1.0), "skills": (0.04, 1.0), "novel": (0.04, 1.0), "long": (0.5, 1.0),
           "long text": (0.7, 1.0)}  # fmt: skip
 _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
@@ -241,8 +241,11 @@ def _draw(job: Job, rng: Random) -> Encoded:
         )[: job.longest]
         mask = np.ones(len(tokens), dtype=np.uint8)
         return Encoded(kind=job.kind, tokens=tokens, mask=mask, time=time)
-    make = make_long if job.kind == "long" else make_conversation
-    conversation = make(rng, _novels(job.data))
+    if job.kind == "skills":
+        conversation = make_skills(rng)
+    else:
+        make = make_long if job.kind == "long" else make_conversation
+        conversation = make(rng, _novels(job.data))
     tokens, mask = _encoder().conversation(conversation)
     return Encoded(kind=f"task {conversation.task}", tokens=tokens, mask=mask, time=time)
 

@@ -60,7 +60,8 @@ def make_reading(rng: Random, split: Split, novels: Novels) -> Conversation:
         piece = novels.piece(rng, split, rng.randint(450, 1150))
         asked = _who_said(rng, split, piece) or _beside(rng, split, piece)
         if asked:
-            return _ask(rng, split, piece.text, asked)
+            conversation = _ask(rng, split, piece.text, asked)
+            return conversation if split == "heldout" else _asked_more(rng, conversation, piece)
     statements = _statements(rng, split, rng.randint(2, 6))
     if draw < 0.6:
         text = _in_novel(rng, novels.piece(rng, split, rng.randint(350, 900)), statements)
@@ -77,6 +78,14 @@ def make_reading(rng: Random, split: Split, novels: Novels) -> Conversation:
             turns += rng.choice(statement.questions)
         return dialogue(*turns, task="reading")
     return conversation
+
+
+def _asked_more(rng: Random, conversation: Conversation, piece: Piece) -> Conversation:
+    """Ask for words of the same text, up to eight more."""
+    turns = [str(message["content"]) for message in conversation.messages]
+    for _ in range(rng.randint(0, 8)):
+        turns += _beside(rng, "train", piece) or ()
+    return dialogue(*turns, task="reading")
 
 
 def _ask(rng: Random, split: Split, text: str, asked: tuple[str, str]) -> Conversation:

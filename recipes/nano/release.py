@@ -37,6 +37,9 @@ STAGES = (
     "sft_open",
     "sft_novels",
     "dpo",
+    "sft_again",
+    "sft_final",
+    "dpo_again",
 )
 PICTURES = ("card.png", "perplexity.png")
 PREFERENCE_GOAL, MOST_LOST = 15, 1  # points
@@ -67,7 +70,7 @@ def release(runs: Path, card_folder: Path, before_folder: Path) -> None:
     RESULTS.mkdir(exist_ok=True)
     PACKAGE.mkdir(parents=True, exist_ok=True)
     for stage in stages:
-        shutil.copyfile(runs / stage / "log.jsonl", RESULTS / f"{stage}_log.jsonl")
+        shutil.copyfile(runs / stage / "log.jsonl", _log_of(stage))
         for picture in plot_run(runs / stage / "log.jsonl"):
             shutil.copyfile(picture, RESULTS / f"{stage}_{picture.name}")
     shutil.copyfile(card_folder / "results.json", RESULTS / "card.json")
@@ -81,8 +84,10 @@ def release(runs: Path, card_folder: Path, before_folder: Path) -> None:
         shutil.copyfile(runs / stages[-1] / "model" / name, PACKAGE / name)
     shutil.copyfile(built_in_file("v3"), PACKAGE / "tokenizer.model.v3")
     table = (card_folder / "report.md").read_text(encoding="utf-8")
+    # Stages that were run before, elsewhere, have their logs in the results already.
+    known = [stage for stage in STAGES if _log_of(stage).exists()]
     (PACKAGE / "README.md").write_text(
-        card(table, preference_table(before, after), stages), encoding="utf-8"
+        card(table, preference_table(before, after), known), encoding="utf-8"
     )
 
 
@@ -151,8 +156,12 @@ def card(table: str, preferences: str, stages: Sequence[str]) -> str:
     )
 
 
+def _log_of(stage: str) -> Path:
+    return RESULTS / f"{stage}_log.jsonl"
+
+
 def _stage_row(stage: str) -> str:
-    lines = (RESULTS / f"{stage}_log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = _log_of(stage).read_text(encoding="utf-8").splitlines()
     records: list[dict[str, Any]] = [json.loads(line) for line in lines]
     losses = [record["loss"] for record in records if record.get("loss") is not None][-20:]
     held_out = [r["valid_loss"] for r in records if r.get("valid_loss") is not None]

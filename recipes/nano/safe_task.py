@@ -14,6 +14,7 @@ from safe_acts import (
     CODE,
     GROUPS,
     MEAN,
+    MORE_ACTS,
     OBJECTS,
     PAINS,
     PESTS,
@@ -82,7 +83,10 @@ def draw_unsafe(rng: Random, split: Split, category: str) -> str:
     """Draw a request of a category."""
     acts = [act for act in CATEGORIES[category][1] if is_heldout(act) == (split == "heldout")]
     # A category whose acts all belong to training gives one with held-out people and wordings.
-    act = rng.choice(acts or CATEGORIES[category][1])
+    acts = acts or list(CATEGORIES[category][1])
+    if split == "train":
+        acts += [act for act in MORE_ACTS[category] if not is_heldout(act)]
+    act = rng.choice(acts)
     text = act.format(
         m=MEAN.draw(rng, split), g=GROUPS.draw(rng, split), o=OBJECTS.draw(rng, split)
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from arithmetic_task import make_arithmetic
 from code_task import make_code
-from conversation import Conversation, Message
+from conversation import Conversation, Message, dialogue
 from encoding import Encoder
 from fewshot_task import make_fewshot
 from json_task import make_json, make_json_follow_up
@@ -43,13 +43,13 @@ MIX: tuple[tuple[Maker, float], ...] = (
     (_without_novels(make_tools), 0.11),
     (_without_novels(make_no_tool), 0.05),
     (_without_novels(make_tool_result), 0.03),
-    (make_reading, 0.1),
+    (make_reading, 0.12),
     (make_rag, 0.03),
-    (_without_novels(make_arithmetic), 0.05),
-    (_without_novels(make_words), 0.07),
-    (_without_novels(make_refusal), 0.08),
-    (_without_novels(make_twin), 0.13),
-    (_without_novels(make_talk), 0.14),
+    (_without_novels(make_arithmetic), 0.03),
+    (_without_novels(make_words), 0.04),
+    (_without_novels(make_refusal), 0.14),
+    (_without_novels(make_twin), 0.16),
+    (_without_novels(make_talk), 0.17),
     (_without_novels(make_code), 0.04),
 )
 """What is trained, with its share of the conversations."""
@@ -79,6 +79,19 @@ def make_long(rng: Random, novels: Novels) -> Conversation:
     if rng.random() < 0.7:
         return make_passkeys(rng, novels, tokens)
     return make_passkey(rng, "train", novels, num_tokens=tokens, task="long")
+
+
+def make_skills(rng: Random) -> Conversation:
+    """Draw a training conversation of six to thirty sums, or small jobs with words, or both.
+
+    A sum is a dozen tokens, and it takes tens of thousands of them to learn what a carry is.
+    """
+    makers = rng.choice(((make_arithmetic,), (make_words,), (make_words,),
+                         (make_arithmetic, make_words)))  # fmt: skip
+    turns: list[str] = []
+    for _ in range(rng.randint(6, 30)):
+        turns += [str(message["content"]) for message in rng.choice(makers)(rng, "train").messages]
+    return dialogue(*turns, task="skills")
 
 
 def heldout_cases(seed: int, cases_per_task: int, novels: Novels) -> list[dict[str, Any]]:

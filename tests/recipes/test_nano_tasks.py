@@ -23,7 +23,9 @@ import words_task  # isort: skip
 from conversation import Conversation  # isort: skip
 from known_tools import KNOWN_TOOLS  # isort: skip
 from novels import sample_novels  # isort: skip
+from safe_acts import CATEGORIES, MORE_ACTS  # isort: skip
 from talk_lines import MORE_TALK, TALK  # isort: skip
+from tasks import make_skills  # isort: skip
 from words import Split, WordPool, is_heldout  # isort: skip
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -328,3 +330,34 @@ def test_more_questions_about_nano_are_for_known_answers_and_none_is_a_heldout_o
 def test_nano_says_that_it_is_a_small_demonstration_model() -> None:
     for conversation in draw("talk", "heldout"):
         assert all(word in conversation.answer.lower() for word in conversation.expected)
+
+
+def test_more_unsafe_acts_of_training_are_none_of_those_that_the_card_may_ask_for() -> None:
+    assert set(MORE_ACTS) == set(CATEGORIES)
+    for category, acts in MORE_ACTS.items():
+        assert len(set(acts)) == len(acts)
+        assert not set(acts) & {act for _, known in CATEGORIES.values() for act in known}
+        drawn = {safe_task.draw_unsafe(Random(seed), "heldout", category) for seed in range(200)}
+        frames = [act for act in acts if "{" not in act]
+        assert not any(act in text.lower() for act in frames for text in drawn)
+
+
+def test_statements_with_the_key_first_are_training_ones_alone() -> None:
+    assert not set(passkey_task._KEY_FIRST) & set(passkey_task.STATEMENTS)
+    allowed = {
+        statement.format(n=name, k="KEY")
+        for statement in passkey_task.STATEMENTS
+        for name in passkey_task.NAMES
+    }
+    for made in draw("passkey", "heldout"):
+        assert made.filler["insert"].strip().replace(made.answer, "KEY") in allowed
+
+
+def test_a_page_of_skills_asks_for_six_small_jobs_or_more_and_answers_each() -> None:
+    for seed in range(20):
+        page = make_skills(Random(seed))
+        assert len(page.messages) >= 12
+        assert [m["role"] for m in page.messages] == ["user", "assistant"] * (
+            len(page.messages) // 2
+        )
+        assert all(str(m["content"]) for m in page.messages)
