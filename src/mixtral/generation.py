@@ -51,6 +51,18 @@ def add_answers(
     return added
 
 
+def push_output(engine: Engine, answer: Answer, output: TokenOutput) -> CompletionChunk:
+    """Give an answer its tokens; one that a stop string ends is ended in the engine, too.
+
+    Returns:
+        The piece of text that they make.
+    """
+    piece = answer.push(output)
+    if answer.is_finished and output.finish_reason is None:  # The engine knows no stop strings.
+        engine.abort(output.sequence_id)
+    return piece
+
+
 class Generation:
     """Starts answers and hands out their pieces.
 
@@ -132,8 +144,6 @@ class Generation:
         answer = self._running.get(output.sequence_id)
         if answer is None:
             return
-        self._unread[output.sequence_id].append(answer.push(output))
+        self._unread[output.sequence_id].append(push_output(self._engine, answer, output))
         if answer.is_finished:
             del self._running[output.sequence_id]
-            if output.finish_reason is None:  # a stop string, which the engine cannot know
-                self._engine.abort(output.sequence_id)

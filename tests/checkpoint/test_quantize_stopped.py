@@ -183,8 +183,12 @@ from mixtral.errors import Error
 from mixtral.quantization import RECIPES
 
 torch.set_num_threads(1)
-source, target, max_shard_bytes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+source, target, whole = (Path(path) for path in sys.argv[1:4])
+max_shard_bytes = int(sys.argv[4])
 draw = random.Random(0)
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 def pack(left):
     def on_bytes(count):
@@ -214,8 +218,9 @@ for number in range(10):
             open_checkpoint(found)
         except Error:
             print("killed", flush=True)
-        else:
-            sys.exit(f"{found} loads")
+        else:  # Killed when everything was there, just before the folder got its name.
+            if contents(found) != contents(whole):
+                sys.exit(f"{found} loads")
 if not target.exists():
     pack(0)
 """
@@ -225,7 +230,8 @@ if not target.exists():
 def test_killed_at_ten_moments_ends_with_the_same_bytes(source: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "whole")
     target = tmp_path / "out" / "b"
-    command = [sys.executable, "-c", _KILLED, str(source), str(target), str(SHARD_BYTES)]
+    folders = [str(source), str(target), str(tmp_path / "whole")]
+    command = [sys.executable, "-c", _KILLED, *folders, str(SHARD_BYTES)]
     target.parent.mkdir()
     result = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}

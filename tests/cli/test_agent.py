@@ -139,10 +139,11 @@ def test_answer_with_half_of_a_surrogate_pair_is_printed_and_traced(
 
 
 def test_trace_does_not_replace_a_folder_or_device(run: Run, tmp_path: Path) -> None:
-    for trace in (tmp_path, os.devnull):
+    for trace, kind in ((tmp_path, "folder"), (os.devnull, "device")):
         result = run("agent", "--server", "http://127.0.0.1:1", "--trace", trace, "?")
         assert result.exit_code == 2
-        assert f"--trace is {trace}, a folder or device" in result.stderr.splitlines()[-1]
+        last = result.stderr.splitlines()[-1]
+        assert f"--trace is {trace}, which is a {kind}; name a file" in last
 
 
 def test_limit_of_calls_is_given_to_mcp_servers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_all_is_the_guides_table(run: Run) -> None:
         (("--all", "--threshold", "1"), "leave out --pairs, --clusters, --threshold"),
         (("--column", "text"), "has no column 'text'"),
         (("--out", "/no/such/folder/found.json"), "is no folder"),
-        (("--out", "/"), "/ is a folder; name a file in it"),
+        (("--out", "/"), "--out is /, which is a folder; name a file"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -149,7 +149,7 @@ def test_impossible_dimension_is_refused(embedder: Embedder, dimension: object) 
         (["a", [5, -1]], r"inputs\[1\]\[1\] is -1; .* from 0 to 30521"),
         ([[30522]], r"inputs\[0\]\[0\] is 30522"),
         ([[10**40]], r"inputs\[0\]\[0\] is 1000"),
-        (["a \ud800"], r"inputs\[0\] has a lone surrogate at character 2"),
+        (["a \ud800"], r"inputs\[0\] holds the lone surrogate U\+D800 at character 2"),
     ],
 )
 def test_wrong_input_is_refused_with_its_index(

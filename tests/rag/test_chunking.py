@@ -68,6 +68,13 @@ pieces = st.sampled_from(
     by_characters=st.booleans(),
 )
 @example(text="wordtwo wordstwo words.\n\n", cuts=[], is_code=False, overlap=7, by_characters=True)
+@example(
+    text=".- item\n\n\ntwo words     return",
+    cuts=[7],
+    is_code=False,
+    overlap=4,
+    by_characters=True,
+)
 def test_chunks_are_spans_that_cover_the_text_within_size_and_section(
     text: str, cuts: list[int], is_code: bool, overlap: int, by_characters: bool
 ) -> None:

@@ -2,7 +2,7 @@
 
 Files are written to ``.NAME.XXXXXXXX.partial`` beside the target, and the folder is renamed when
 everything is on disk. A failure removes it, unless a long job has noted finished files in it. If
-the process is killed, what is left has no config and does not load.
+the process is killed, what is left has no config and does not load, or is whole and lacks its name.
 
 What the next attempt at the same target does with such a leftover depends on its X. They are
 random for a quick job: the leftover is removed. A long job derives them from what it is about to

@@ -192,11 +192,10 @@ def _check(
             raise InvalidRequest(f"{name} is {value:g}; it must be above 0, and finite.")
     if server is not None and (model != ModelOptions(model=model.model) or adapter is not None):
         raise ConfigError("--server has its model loaded; leave out all model options but --model.")
-    if trace is not None and not trace.absolute().parent.is_dir():
-        raise ConfigError(f"{trace.parent} is no folder; make it, or name another file.")
-    # Writing replaces what is there, a device as well.
-    if trace is not None and trace.exists() and not trace.is_file():
-        raise ConfigError(f"--trace is {trace}, a folder or device; name a file.")
+    if trace is not None:
+        from mixtral.reports.folder import check_file
+
+        check_file("--trace", trace)
 
 
 def _load_tools(options: ToolOptions, stack: ExitStack) -> "list[Tool]":

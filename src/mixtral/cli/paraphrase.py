@@ -13,7 +13,7 @@ import typer
 
 from mixtral.cli.console import note, print_json, spinner, write_text
 from mixtral.cli.measuring import progress_bar
-from mixtral.errors import ConfigError, InvalidRequest
+from mixtral.errors import InvalidRequest
 from mixtral.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def paraphrase(
     from mixtral.paraphrase import DEFAULT_THRESHOLD
     from mixtral.paraphrase.find import check_threshold
     from mixtral.paraphrase.near_pairs import is_exact
+    from mixtral.reports.folder import check_file
 
     # Before the minutes of work, not after them.
     if every and (pairs or clusters or threshold is not None):
@@ -86,7 +87,7 @@ def paraphrase(
     if pairs and clusters:
         raise InvalidRequest("--pairs and --clusters exclude each other; without both, both come.")
     if out is not None:
-        _check_out(out)
+        check_file("--out", out)
     limit = DEFAULT_THRESHOLD if threshold is None else threshold
     check_threshold(limit)
     is_exact(0, method)  # type: ignore[arg-type] # it is what says whether this is a method
@@ -105,13 +106,6 @@ def paraphrase(
     else:
         for line in shown:
             write_text(line + "\n")
-
-
-def _check_out(out: Path) -> None:
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; name a file in it.")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out.parent} is no folder; make it, or name another file.")
 
 
 def _read(file: Path, column: str | None) -> "list[Line]":

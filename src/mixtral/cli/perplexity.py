@@ -160,13 +160,12 @@ def perplexity(
         "texts_sha256": hash_documents(documents),
     }
     measured: Perplexity | ContextCurve
-    if contexts:
-        settings |= {"by_context": list(contexts), "seed": curve.seed or 0}
-        with _scorer(llm, out, settings["model"]) as score:
+    with _scorer(llm, out, settings["model"]) as score:
+        if contexts:
+            settings |= {"by_context": list(contexts), "seed": curve.seed or 0}
             measured = _curve(score, llm, documents, contexts, curve)
-    else:
-        settings |= {"context": size, "stride": step}
-        with _scorer(llm, out, settings["model"]) as score:
+        else:
+            settings |= {"context": size, "stride": step}
             measured = _measure(score, llm, documents, context=size, stride=step)
     cost = record_cost(llm, is_kept=as_json or out is not None)
     report = _report(measured, settings, cost, title=model_title(model, adapter=adapter))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mixtral.errors import InvalidRequest
+from mixtral.tokenizer.chat import check_unicode
 
 MAX_INPUTS = 2048
 """Inputs of one request, the number that OpenAI's interface allows."""
@@ -62,12 +63,7 @@ def _check_text(index: int, text: str) -> None:
         raise InvalidRequest(
             f"inputs[{index}] is an empty text; leave it out or send at least one character."
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            f"inputs[{index}] has a lone surrogate at character {error.start}; send valid Unicode."
-        ) from error
+    check_unicode(text, name=f"inputs[{index}]")
 
 
 def _check_ids(index: int, ids: object) -> None:

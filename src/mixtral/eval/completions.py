@@ -6,7 +6,7 @@ A run of hours that is killed then has every answer that was there, and not only
 from collections.abc import Iterable, Iterator
 
 from mixtral.answer import Answer
-from mixtral.generation import add_answers
+from mixtral.generation import add_answers, push_output
 from mixtral.llm import LLM
 from mixtral.outputs import ChatCompletion
 from mixtral.request import Request
@@ -47,9 +47,7 @@ def _step(llm: LLM, running: dict[int, tuple[int, Answer]]) -> Iterator[tuple[in
         if output.sequence_id not in running:  # A stop string ended it earlier in this step.
             continue
         place, answer = running[output.sequence_id]
-        answer.push(output)
+        push_output(llm.engine, answer, output)
         if answer.is_finished:
             del running[output.sequence_id]
-            if output.finish_reason is None:  # A stop string, which the engine cannot know.
-                llm.engine.abort(output.sequence_id)
             yield place, answer.completion()

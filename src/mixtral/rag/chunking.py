@@ -86,11 +86,12 @@ def chunk_document(
     ):
         for first, after in _pack(atoms, limit, overlap):
             start, end = _trimmed(document, atoms[first].start, atoms[after - 1].end)
-            # What was trimmed may be all that it had beyond the chunk before.
-            if start < end and not (chunks and end <= chunks[-1].end):
-                chunks.append(
-                    Chunk(start=start, end=end, heading=section.heading, page=section.page)
-                )
+            # Without the space at its ends it may say nothing new, or all that the last one says.
+            if start == end or (chunks and end <= chunks[-1].end):
+                continue
+            if chunks and chunks[-1].start == start:
+                chunks.pop()
+            chunks.append(Chunk(start=start, end=end, heading=section.heading, page=section.page))
     return chunks
 
 

@@ -308,11 +308,7 @@ class Collection:
         """
         mark = self._store.embedder()
         if mark is not None and mark.name != self._models.name:
-            raise ConfigError(
-                f"the collection is of the embedder {mark.name} with {mark.dimension} components, "
-                f"and it was opened with {self._models.name}; open it with that one, or embed "
-                "everything again with reindex."
-            )
+            raise other_embedder(mark, self._models.name)
         return mark is not None
 
     def _require_embedder(self) -> None:

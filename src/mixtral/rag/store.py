@@ -104,18 +104,26 @@ class EmbedderMark:
         return float(np.dot(self.probe, other.probe)) > 1 - 1e-3
 
 
-def other_embedder(kept: EmbedderMark, given: EmbedderMark) -> ConfigError:
-    """Return the error where vectors of two embedders would come together."""
-    if (kept.name, kept.dimension) == (given.name, given.dimension):
+def other_embedder(kept: EmbedderMark, given: EmbedderMark | str) -> ConfigError:
+    """Return the error where vectors of two embedders would come together.
+
+    Args:
+        kept: Of the collection.
+        given: Of the one it was opened with; its name, where that alone tells them apart.
+    """
+    if isinstance(given, str):
+        found = given
+    elif (kept.name, kept.dimension) == (given.name, given.dimension):
         return ConfigError(
             f"the collection is of another {kept.name} than this one, which gives other vectors: "
             "another revision, or another folder of that name; open it with the one that filled "
             "it, or embed everything again with reindex."
         )
+    else:
+        found = f"{given.name} with {given.dimension}"
     return ConfigError(
         f"the collection is of the embedder {kept.name} with {kept.dimension} components, and it "
-        f"was opened with {given.name} with {given.dimension}; open it with that one, or embed "
-        "everything again with reindex."
+        f"was opened with {found}; open it with that one, or embed everything again with reindex."
     )
 
 

@@ -68,10 +68,11 @@ def check_file(name: str, path: Path) -> None:
     """Check that results can go into a file, before the minutes of work and not after them.
 
     Raises:
-        ConfigError: It is a folder, or its folder is not there or cannot be written.
+        ConfigError: It is a folder or device, or its folder is not there or cannot be written.
     """
-    if path.is_dir():
-        raise ConfigError(f"{name} is {path}, which is a folder; name a file.")
+    if path.exists() and not path.is_file():  # Writing would put a file in the place of a device.
+        kind = "folder" if path.is_dir() else "device"
+        raise ConfigError(f"{name} is {path}, which is a {kind}; name a file.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path.parent} is no folder; make it, or name another file.")
     check_writable(path.absolute().parent)
