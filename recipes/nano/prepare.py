@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,21 +40,25 @@ Mask = NDArray[np.uint8]
 _PRETRAIN = {"text": 0.2, "drill": 0.3, "spelling": 0.04, "sums": 0.04, "chat": 0.4, "long": 0.02}
 # A little text in fine-tuning, too: without, nano forgets how to read it within some hundred steps;
 # with more, the noise of text, which stays at 5 nats a token, drowns what tasks have to teach.
-_SFT = {"text": 0.04, "drill": 0.03, "marks": 0.15, "spelling": 0.04, "sums": 0.05, "chat": 0.49,
-        "skills": 0.16, "long": 0.04}  # fmt: skip
-# The same for a last stage with documents longer than a sequence had before.
-_SFT_LONG = {"text": 0.05, "novel": 0.2, "drill": 0.02, "marks": 0.08, "spelling": 0.02,
-             "sums": 0.03, "chat": 0.39, "skills": 0.1, "long": 0.11}  # fmt: skip
-# Kind -> when it comes, from 0 to 1; drills come early, see _time.
+_SFT = {"text": 0.03, "drill": 0.03, "marks": 0.1, "spelling": 0.06, "sums": 0.14, "chat": 0.42,
+        "skills": 0.18, "long": 0.04}  # fmt: skip
+# The same for a last stage with documents of four times as many tokens.
+_SFT_LONG = {"text": 0.04, "novel": 0.18, "drill": 0.02, "marks": 0.07, "spelling": 0.03,
+             "sums": 0.06, "chat": 0.37, "skills": 0.11, "long": 0.12}  # fmt: skip
+# Kind -> when it comes, from 0 to 1; drills come early, see _draw.
 _TIMES = {"text": (0.04, 1.0), "marks": (0.04, 1.0), "spelling": (0.04, 1.0), "sums": (0.04, 1.0),
           "chat": (0.08, 1.0), "skills": (0.04, 1.0), "novel": (0.04, 1.0), "long": (0.5, 1.0),
           "long text": (0.7, 1.0)}  # fmt: skip
+# In fine-tuning long texts come all the time: a stage cut short has them, too, and what is far away
+# is not forgotten while short texts are learned.
+_SFT_TIMES = _TIMES | {"long": (0.04, 1.0), "long text": (0.04, 1.0)}
 _SFT_VALID_TOKENS = 60_000
 _JOB_TOKENS = 100_000
 _NUM_NOVELS = 12
 _SAMPLE_RECORDS = 2000
 _NUM_PAIRS = 1500
-_SHORT_TOKENS = 1024  # what a sequence has until long texts come
+_SHORT_TOKENS = 1024  # of a text that is not a long one, at most
+_LONG_TOKENS = 4096  # documents of that many have shares of their own
 _NOVEL_CHARACTERS = 4  # of a novel, for each token
 _EQUALS, _SPACED_EQUALS, _IS, _COMMA = 29514, 1095, 1117, 29493  # in the v3 tokenizer
 _LINE_FEED = 781  # in the v3 tokenizer
@@ -72,6 +76,8 @@ class Job:
     """Most tokens of a document; longer ones are left out, longer texts are cut."""
     data: Path
     """Where the novels are."""
+    times: dict[str, tuple[float, float]]
+    """``_TIMES`` or ``_SFT_TIMES``."""
     documents: tuple[TextDocument, ...] = ()
     """What to encode, for text."""
 
@@ -151,14 +157,22 @@ def _plan(
     """Return the jobs of every token file."""
 
     def jobs(shares: dict[str, float], name: str, tokens: int) -> list[Job]:
+        shared = Job(kind="", seed="", longest=longest, data=data, times=_times(name))
         return [
-            Job(kind=kind, seed=f"{seed}/{name}/{index}", longest=longest, data=data)
+            replace(shared, kind=kind, seed=f"{seed}/{name}/{index}")
             for kind, share in shares.items()
             if kind != "text"
             for index in range(max(1, round(tokens * share / _JOB_TOKENS)))
         ]
 
-    sft = _SFT if longest <= _SHORT_TOKENS else _SFT_LONG
+    def text_jobs(documents: list[TextDocument], name: str) -> list[Job]:
+        shared = Job(kind="text", seed="", longest=longest, data=data, times=_times(name))
+        return [
+            replace(shared, seed=f"text/{start}", documents=tuple(documents[start : start + 200]))
+            for start in range(0, len(documents), 200)
+        ]
+
+    sft = _SFT if longest < _LONG_TOKENS else _SFT_LONG
     text_tokens = (pretrain_tokens * _PRETRAIN["text"], sft_tokens * sft["text"])
     documents = read_corpus(data, seed, sum(text_tokens))
     trained = [document for document in documents if not document.is_valid]
@@ -167,9 +181,9 @@ def _plan(
     every = round(sum(text_tokens) / text_tokens[1])
     first = [document for index, document in enumerate(trained) if index % every]
     return {
-        "pretrain": _text_jobs(first, data, longest) + jobs(_PRETRAIN, "pretrain", pretrain_tokens),
-        "pretrain_valid": _text_jobs(valid, data, longest),
-        "sft": _text_jobs(trained[::every], data, longest) + jobs(sft, "sft", sft_tokens),
+        "pretrain": text_jobs(first, "pretrain") + jobs(_PRETRAIN, "pretrain", pretrain_tokens),
+        "pretrain_valid": text_jobs(valid, "pretrain_valid"),
+        "sft": text_jobs(trained[::every], "sft") + jobs(sft, "sft", sft_tokens),
         "sft_valid": jobs({"chat": 1.0}, "sft_valid", _SFT_VALID_TOKENS),
     }
 
@@ -183,17 +197,8 @@ def _write_records(out: Path, data: Path, seed: int) -> None:
     write_lines(out / "dpo_valid.jsonl", preference_pairs(f"{seed}/valid", "train", 200, novels))
 
 
-def _text_jobs(documents: list[TextDocument], data: Path, longest: int) -> list[Job]:
-    return [
-        Job(
-            kind="text",
-            seed=f"text/{start}",
-            longest=longest,
-            data=data,
-            documents=tuple(documents[start : start + 200]),
-        )
-        for start in range(0, len(documents), 200)
-    ]
+def _times(name: str) -> dict[str, tuple[float, float]]:
+    return _SFT_TIMES if name.startswith("sft") else _TIMES
 
 
 @cache
@@ -209,7 +214,7 @@ def _novels(data: Path) -> Novels:
 def _run(job: Job) -> list[Encoded]:
     rng = Random(f"{job.seed}/{job.kind}")
     if job.kind == "text":
-        return [_encode_text(rng, document, job.longest) for document in job.documents]
+        return [_encode_text(rng, document, job) for document in job.documents]
     documents: list[Encoded] = []
     num_tokens = 0
     while num_tokens < _JOB_TOKENS:
@@ -228,7 +233,7 @@ def _draw(job: Job, rng: Random) -> Encoded:
         return Encoded(
             kind="drill", tokens=tokens, mask=repeated_mask(tokens), time=level * level / 2
         )
-    time = rng.uniform(*_TIMES[job.kind])
+    time = rng.uniform(*job.times[job.kind])
     if job.kind == "marks":
         tokens = _encoder().document(make_marks(rng))
         return Encoded(kind="marks", tokens=tokens, mask=repeated_mask(tokens), time=time)
@@ -254,10 +259,10 @@ def _novel(rng: Random, job: Job) -> str:
     return _novels(job.data).piece(rng, "train", job.longest * _NOVEL_CHARACTERS).text
 
 
-def _encode_text(rng: Random, document: TextDocument, longest: int) -> Encoded:
-    limit = longest if document.is_long else min(longest, _SHORT_TOKENS)
+def _encode_text(rng: Random, document: TextDocument, job: Job) -> Encoded:
+    limit = job.longest if document.is_long else min(job.longest, _SHORT_TOKENS)
     tokens = _encoder().document(document.text)[:limit]
-    time = rng.uniform(*_TIMES["long text" if document.is_long else "text"])
+    time = rng.uniform(*job.times["long text" if document.is_long else "text"])
     mask = np.ones(len(tokens), dtype=np.uint8)
     return Encoded(kind=document.kind, tokens=tokens, mask=mask, time=time)
 

@@ -1,6 +1,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -23,6 +24,11 @@ from conversation import Conversation, answer_text, dialogue  # isort: skip
 from corpus import TextDocument  # isort: skip
 from encoding import EOS_ID, Encoder  # isort: skip
 from novels import sample_novels  # isort: skip
+
+
+JOB = prepare.Job(
+    kind="text", seed="s", longest=4096, data=Path(), times=prepare._times("pretrain")
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +183,7 @@ def test_spelling_pages_spell_right() -> None:
 
 def test_jobs_give_the_same_bytes_twice() -> None:
     for kind in ("drill", "spelling", "sums"):
-        job = prepare.Job(kind=kind, seed="s", longest=4096, data=Path())
+        job = replace(JOB, kind=kind)
         first, second = (prepare._draw(job, Random(1)) for _ in range(2))
         assert first.tokens.tobytes() == second.tokens.tobytes()
         assert first.time == second.time
@@ -185,10 +191,10 @@ def test_jobs_give_the_same_bytes_twice() -> None:
 
 def test_files_are_sorted_by_time_and_begin_with_short_drills(tmp_path: Path) -> None:
     rng = Random(2)
-    job = prepare.Job(kind="drill", seed="s", longest=4096, data=Path())
+    job = replace(JOB, kind="drill")
     made = [prepare._draw(job, rng) for _ in range(50)]
     text = TextDocument(kind="novels", text="A man. " * 20, is_long=False, is_valid=False)
-    made += [prepare._encode_text(rng, text, 4096) for _ in range(50)]
+    made += [prepare._encode_text(rng, text, job) for _ in range(50)]
     prepare._write(tmp_path, "pretrain", made, seed=0, with_mask=True)
     tokens = np.load(tmp_path / "pretrain.tokens.npy")
     mask = np.load(tmp_path / "pretrain.mask.npy")
@@ -200,7 +206,20 @@ def test_files_are_sorted_by_time_and_begin_with_short_drills(tmp_path: Path) ->
 
 def test_documents_are_cut_at_the_longest(tmp_path: Path) -> None:
     text = TextDocument(kind="novels", text="word " * 500, is_long=False, is_valid=False)
-    assert len(prepare._encode_text(Random(0), text, 128).tokens) == 128
+    assert len(prepare._encode_text(Random(0), text, replace(JOB, longest=128)).tokens) == 128
+
+
+def test_long_texts_come_last_in_pretraining_and_all_the_time_in_fine_tuning() -> None:
+    text = TextDocument(kind="long novels", text="word " * 50, is_long=True, is_valid=False)
+    times = {
+        name: [
+            prepare._encode_text(Random(i), text, replace(JOB, times=prepare._times(name))).time
+            for i in range(60)
+        ]
+        for name in ("pretrain", "sft")
+    }
+    assert min(times["pretrain"]) >= 0.7
+    assert min(times["sft"]) < 0.2
 
 
 def test_a_missing_source_is_one_clear_line(
