@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from mixtral.errors import ConfigError
 from mixtral.kernels.cpu.library import (
-    ABI_VERSION,
     FILE_NAME,
     LEVEL_VARIABLE,
     CpuLibrary,
     load_library,
     open_library,
 )
+from mixtral.kernels.cpu.signatures import ABI_VERSION, SIGNATURES
 
 LEVELS = ("portable", "avx2", "avx512", "avx512bf16")
 SHAPES = [(1, 1), (1, 17), (5, 1), (7, 33), (3, 15), (3, 16), (0, 8), (64, 4096)]
@@ -170,9 +171,13 @@ def test_file_that_is_no_library_gives_none_and_says_why(
     [
         ("int mixtral_abi_version(void) { return 9999; }", "has ABI version 9999"),
         ("int something_else(void) { return 0; }", "has no mixtral_abi_version"),
+        (
+            f"int mixtral_abi_version(void) {{ return {ABI_VERSION}; }}",
+            "has no mixtral_cpu_level; install the package again",
+        ),
     ],
 )
-def test_library_of_another_version_gives_none_and_says_why(
+def test_library_with_another_interface_gives_none_and_says_why(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -208,3 +213,9 @@ def test_abi_version_is_the_one_of_the_header() -> None:
 def test_importing_the_binding_imports_no_torch() -> None:
     code = "import sys, mixtral.kernels.cpu.library; sys.exit('torch' in sys.modules)"
     assert _run_python(code, level="").returncode == 0
+
+
+def test_every_function_of_the_header_is_bound() -> None:
+    root = Path(__file__).resolve().parents[2]
+    header = (root / "src/mixtral/kernels/cpu/csrc/abi.h").read_text()
+    assert set(re.findall(r"^MIXTRAL_API .*?(mixtral_\w+)\(", header, re.M)) == set(SIGNATURES)

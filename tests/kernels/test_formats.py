@@ -214,9 +214,12 @@ def test_scale_search_finds_the_least_error_among_its_candidates(name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38])
-def test_weight_that_is_no_number_is_refused_with_its_place(name: str, value: float) -> None:
-    weight = gaussian(3, 130)
+def test_weight_that_is_no_number_is_refused_with_its_place(
+    name: str, value: float, dtype: torch.dtype
+) -> None:
+    weight = gaussian(3, 130).to(dtype)
     weight[2, 129] = value
     with pytest.raises(ConfigError, match=r"weight\[2, 129\] is .*; 1 of 390 weights"):
         quantize(weight, name)

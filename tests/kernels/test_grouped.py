@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from mixtral.kernels import grouped, packed_attention, reference
+from mixtral.kernels.cpu import load_library
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -195,6 +196,26 @@ def test_attention_of_a_sequence_does_not_depend_on_its_company_or_the_threads()
         torch.set_num_threads(threads)
     for one, all_of_them in zip(alone, together, strict=True):
         assert torch.equal(one, all_of_them[30:130])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_number_that_is_none_spoils_the_attention_of_who_sees_it(place: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(150, n, 16, generator=generator) for n in (4, 2, 2)]
+    library = load_library()
+    if library is None:
+        pytest.skip("the C++ library is not built")
+    before = library.level
+    inputs[place][40, 1, 5] = float("nan")
+    try:
+        for level in library.usable_levels:
+            library.force_level(level)
+            out = grouped.attention(*inputs, [0, 30, 150], None)
+            is_spoilt = out.isnan().any(dim=-1)  # [T, H]
+            assert is_spoilt[40, 1] if place == 0 else is_spoilt[40:, 2:].all()
+            assert not is_spoilt[:30].any()
+    finally:
+        library.force_level(before)
 
 
 @pytest.mark.parametrize("window", [None, 4])

@@ -139,6 +139,40 @@ def test_zero_states_give_zeros(library: CpuLibrary, level: str) -> None:
         assert torch.equal(out, torch.zeros(3, 40))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-37, 5e-37])
+def test_group_of_tiny_states_adds_nothing(
+    library: CpuLibrary, level: str, size: float, exact: bool
+) -> None:
+    """127 / size is infinite below 3.73e-37."""
+    x, packed = normal(3, 256), quantize(normal(40, 256, seed=1), "int4")
+    x[1, :128] = size * normal(128, seed=2)
+    weight = describe(packed, 40, 256, "int4")
+    without = x.clone()
+    without[1, :128] = 0.0
+    out = library.linear(x, weight, exact=exact)
+    assert torch.equal(out, library.linear(without, weight, exact=exact))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [*formats.FORMATS, "bfloat16"])
+def test_state_that_is_no_number_spoils_its_token_and_no_other(
+    library: CpuLibrary, level: str, name: str, value: float
+) -> None:
+    x, weight = normal(9, 300), normal(70, 300, seed=1)
+    stored = weight.bfloat16() if name == "bfloat16" else quantize(weight, name)
+    described = describe(stored, 70, 300, name)
+    for exact in (False, True):
+        whole = library.linear(x, described, exact=exact)
+        for channel in (0, 131, 299):
+            spoiled = x.clone()
+            spoiled[4, channel] = value
+            out = library.linear(spoiled, described, exact=exact)
+            assert not out[4].isfinite().any()
+            assert torch.equal(out[:4], whole[:4])
+            assert torch.equal(out[5:], whole[5:])
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 32), (2, 5, 31), (3, 33, 65), (7, 32, 2049)])
 def test_bfloat16_products_equal_float64_ones(
     library: CpuLibrary, level: str, shape: tuple[int, int, int]
@@ -160,6 +194,19 @@ def test_quantiser_gives_the_bytes_of_the_specification(
         weight[0, ::3] = 0.0
         weight[-1] = weight[-1, 0]  # a constant row
         assert torch.equal(library.quantize(weight, name), low_bit.quantize(weight, name))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_quantiser_stays_in_its_tables_whatever_it_is_given(
+    library: CpuLibrary, name: str, value: float
+) -> None:
+    weight = normal(33, 130)
+    rows = formats.dequantize(library.quantize(weight, name), name, rows=33, cols=130)
+    weight[7, 5] = value
+    spoiled = formats.dequantize(library.quantize(weight, name), name, rows=33, cols=130)
+    others = torch.arange(33) != 7
+    assert torch.equal(spoiled[others], rows[others])
 
 
 def test_library_computes_after_a_fork(library: CpuLibrary) -> None:

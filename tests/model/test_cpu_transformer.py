@@ -1,7 +1,8 @@
 """The whole step in C++ against the PyTorch model, and the promises about batches and caches."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from mixtral.checkpoint import packed_config, quantized_tensors
 from mixtral.config import EngineConfig, ModelConfig
 from mixtral.engine import Engine, SamplingParams
 from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
-from mixtral.kernels.cpu import load_library
+from mixtral.kernels.cpu import CpuLibrary, load_library
+from mixtral.kernels.cpu.structures import Batch, Model
 from mixtral.loading import unpacked_tensors
 from mixtral.model import CpuTransformer, TokenBatch, Transformer, init_weights
 from mixtral.quantization import RECIPES
@@ -35,14 +37,18 @@ GEOMETRIES = {
 }
 
 
+def some_weights(config: ModelConfig) -> dict[str, Tensor]:
+    made = Transformer(config)
+    # Small weights: their routers decide clearly, so that rounding changes no expert.
+    init_weights(made, seed=0, std=0.05)
+    return {name: value.bfloat16() for name, value in made.state_dict().items()}
+
+
 def model_pair(
     config: ModelConfig, recipe: str | None, *, exact: bool = True
 ) -> tuple[CpuTransformer, Transformer]:
     """Return the model in C++ and the same weights, unpacked, in PyTorch's float32."""
-    made = Transformer(config)
-    # Small weights: their routers decide clearly, so that rounding changes no expert.
-    init_weights(made, seed=0, std=0.05)
-    weights = {name: value.bfloat16() for name, value in made.state_dict().items()}
+    weights = some_weights(config)
     if recipe is not None:
         weights = dict(quantized_tensors(weights.items(), config, RECIPES[recipe]))
         config = packed_config(config)
@@ -221,3 +227,89 @@ def test_wrong_numbers_of_experts_are_named(counts: list[int]) -> None:
     model, _ = model_pair(tiny_config(), "int4")
     with pytest.raises(ConfigError, match="must be"):
         model.with_experts_per_token(counts)
+
+
+DAMAGES = [
+    "model.norm",
+    "0.input_layernorm",
+    "1.post_attention_layernorm",
+    "1.block_sparse_moe.gate",
+]
+DAMAGES += [f"0.self_attn.{name}_proj" for name in "qkvo"]
+DAMAGES += ["0.block_sparse_moe.experts.0.w1", "0.block_sparse_moe.experts.0.w2"]
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", "avx512vnni", "avx512bf16"])
+def level(request: pytest.FixtureRequest) -> Iterator[None]:
+    library = load_library()
+    assert library is not None
+    if request.param not in library.usable_levels:
+        pytest.skip(f"{request.param} is not among the levels of this CPU")
+    before = library.level
+    library.force_level(request.param)
+    yield
+    library.force_level(before)
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("recipe", [None, "int8"])
+@pytest.mark.usefixtures("level")
+def test_damaged_weight_is_seen_in_the_logits(recipe: str | None, kv_dtype: str) -> None:
+    config = tiny_config(num_experts_per_tok=4)  # all of them
+    weights = some_weights(config)
+    for damage in DAMAGES:
+        name = next(name for name in weights if name.endswith(f"{damage}.weight"))
+        damaged = {key: value.clone() for key, value in weights.items()}
+        if recipe is not None:
+            damaged = dict(quantized_tensors(damaged.items(), config, RECIPES[recipe]))
+        if name not in damaged:
+            continue  # packed: it cannot hold a NaN
+        damaged[name].view(-1)[3] = float("nan")
+        model = CpuTransformer(
+            config if recipe is None else packed_config(config), damaged.items(), kv_dtype=kv_dtype
+        )
+        assert not model.whole_logits([5, 6, 7])[-1].isfinite().all(), damage
+
+
+def test_gate_with_a_nan_is_seen_whichever_experts_are_chosen() -> None:
+    config = tiny_config(num_experts_per_tok=1)
+    gate = "model.layers.0.block_sparse_moe.gate.weight"
+    for expert in range(4):
+        damaged = some_weights(config)
+        damaged[gate][expert, 0] = float("nan")
+        model = CpuTransformer(config, damaged.items())
+        assert not model.whole_logits([5, 6, 7]).isfinite().any()
+
+
+class _BusyLibrary:
+    """A library whose threads another model changes just before each step."""
+
+    def __init__(self, library: CpuLibrary, threads: int) -> None:
+        self._library, self._threads = library, threads
+        self.answers: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def run_step(self, model: Model, batch: Batch) -> int:
+        self._library.set_threads(self._threads)
+        self.answers.append(self._library.run_step(model, batch))
+        return self.answers[-1]
+
+
+def test_threads_that_change_before_a_step_get_their_workspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _ = model_pair(tiny_config(), "int4")
+    model.num_threads = 1
+    ids = some_ids(model.config, 40)
+    expected = model.whole_logits(ids)
+    library = load_library()
+    assert library is not None
+    busy = _BusyLibrary(library, threads=7)
+    monkeypatch.setattr(model, "_library", busy)
+    assert torch.equal(model.whole_logits(ids), expected)
+    assert busy.answers[0] > 0  # what one thread needs is too small for seven
+    assert busy.answers[-1] == 0
+    assert torch.equal(model.whole_logits(ids), expected)
+    assert busy.answers[2:] == [0]

@@ -48,6 +48,14 @@ def test_joined_head_and_loss_equal_cross_entropy_with_gradients(tokens: int) ->
 
 
 @pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("place", [0, 1])
+def test_number_that_is_none_is_seen_in_the_loss(place: int) -> None:
+    tensors = [torch.ones(3, 4), torch.ones(200, 4)]
+    tensors[place][2, 1] = float("nan")
+    assert linear_cross_entropy(*tensors, torch.tensor([0, 1, 5])).isnan()
+
+
+@pytest.mark.usefixtures("path")
 def test_large_logits_neither_overflow_nor_lose_the_loss() -> None:
     hidden = torch.full((3, 4), 50.0)
     weight = torch.stack([torch.full((4,), float(word % 3)) for word in range(200)])

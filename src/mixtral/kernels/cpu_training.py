@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixtral.kernels.cpu.library import load_library
+from mixtral.kernels.cpu.signatures import bind
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -25,6 +26,7 @@ class _Attention(ctypes.Structure):
         *((name, _POINTER) for name in ("query", "key", "value", "out", "log_sums")),
         *((name, _POINTER) for name in ("out_grad", "query_grad", "key_grad", "value_grad")),
         ("workspace", _POINTER),
+        ("workspace_floats", _SIZE),
     )
 
 
@@ -34,6 +36,7 @@ class _HeadLoss(ctypes.Structure):
         ("grad_scale", ctypes.c_float),
         *((name, _POINTER) for name in ("states", "weight", "targets", "losses")),
         *((name, _POINTER) for name in ("states_grad", "weight_grad", "workspace")),
+        ("workspace_floats", _SIZE),
     )
 
 
@@ -42,15 +45,13 @@ class TrainingKernels:
 
     Args:
         path: The shared library.
+
+    Raises:
+        OSError: The file is no library with our C interface.
     """
 
     def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
-        self._library.mixtral_set_threads.restype = None
-        for name in ("attention", "head_loss"):
-            getattr(self._library, f"mixtral_{name}_workspace_floats").restype = _SIZE
-        self._library.mixtral_packed_attention.restype = None
-        self._library.mixtral_head_loss.restype = None
+        self._library = bind(path)
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, starts: Sequence[int], window: int | None
@@ -135,10 +136,9 @@ class TrainingKernels:
             weight_grad=None if weight_grad is None else weight_grad.data_ptr(),
         )
         self._library.mixtral_set_threads(torch.get_num_threads())
-        size = self._library.mixtral_head_loss_workspace_floats(ctypes.byref(call))
-        workspace = states.new_empty(size)
-        call.workspace = workspace.data_ptr()
-        self._library.mixtral_head_loss(ctypes.byref(call))
+        while needed := self._library.mixtral_head_loss(ctypes.byref(call)):
+            workspace = states.new_empty(needed)
+            call.workspace, call.workspace_floats = workspace.data_ptr(), needed
         return losses
 
     def _attention_call(
@@ -158,10 +158,11 @@ class TrainingKernels:
 
     def _attend(self, call: _Attention, *, is_backward: bool) -> None:
         self._library.mixtral_set_threads(torch.get_num_threads())
-        size = self._library.mixtral_attention_workspace_floats(ctypes.byref(call))
-        workspace = torch.empty(size)
-        call.workspace = workspace.data_ptr()
-        self._library.mixtral_packed_attention(ctypes.byref(call), int(is_backward))
+        while needed := self._library.mixtral_packed_attention(
+            ctypes.byref(call), int(is_backward)
+        ):
+            workspace = torch.empty(needed)
+            call.workspace, call.workspace_floats = workspace.data_ptr(), needed
 
 
 def fits_kernels(*tensors: Tensor) -> bool:

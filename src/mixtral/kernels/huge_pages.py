@@ -1,9 +1,11 @@
 """Memory in pages of 2 MB, for weights that a step reads from front to back.
 
-With 4 KB pages a processor spends part of its reading time on finding pages; on virtual machines,
-where that takes two lookups, a fifth (benchmarks/README.md). Linux gives large pages to who asks.
+With 4 KB pages a processor spends part of its reading time on finding pages, and more of it on
+virtual machines, where that takes two lookups. Linux gives large pages to who asks for them, unless
+/sys/kernel/mm/transparent_hugepage/enabled says never; then, and on other systems, pages are small.
 """
 
+import contextlib
 import mmap
 
 import torch
@@ -14,7 +16,7 @@ _MIN_BYTES = 1 << 22
 
 
 def empty_bytes(*shape: int) -> Tensor:
-    """Return an uninitialised tensor of bytes, in large pages where it is worth it.
+    """Return an uninitialised tensor of bytes, in large pages where these are worth it and given.
 
     Args:
         shape: Its dimensions.
@@ -27,6 +29,8 @@ def empty_bytes(*shape: int) -> Tensor:
         count *= size
     if count < _MIN_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=torch.uint8)
-    memory = mmap.mmap(-1, count)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    # Shared memory, which mmap gives unless told, has no large pages on most machines.
+    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that was built without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8).view(shape)

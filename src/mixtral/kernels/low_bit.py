@@ -83,7 +83,9 @@ def check_weight(weight: Tensor) -> None:
             f"weight is {weight.dtype} {tuple(weight.shape)}; "
             "it must be a matrix of floats with at least one row and one column."
         )
-    is_bad = ~(weight.abs() <= _MAX_WEIGHT)
+    # In float16, 2**100 would be infinity.
+    limit = min(_MAX_WEIGHT, torch.finfo(weight.dtype).max)
+    is_bad = ~(weight.abs() <= limit)
     if is_bad.any():
         row, col = (int(index) for index in is_bad.nonzero()[0])
         raise ConfigError(

@@ -9,8 +9,8 @@ A token's logits do not depend, to the bit, on what else is in the step.
 """
 
 import ctypes
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
 from mixtral.model.cpu_weights import CpuWeights
 from mixtral.model.router_trace import ExpertLoad, RouterTrace
+from mixtral.model.torch_threads import num_threads, one_thread
 
 # Larger steps are cut: their states would take memory and make nothing faster.
 _MAX_STEP_TOKENS = 512
@@ -103,7 +104,7 @@ class CpuTransformer:
                 f"kv_cache_dtype is {kv_dtype!r}; it must be one of {', '.join(KV_DTYPES)}."
             )
         self.config = config
-        self.num_threads = torch.get_num_threads()
+        self.num_threads = num_threads()
         """Threads of a step; at first as many as PyTorch has when the model is made."""
         self._library = library
         self._tensors = CpuWeights(config, tensors)
@@ -152,19 +153,13 @@ class CpuTransformer:
         """Tokens beyond which a larger step takes memory and gains nothing."""
         return _MAX_STEP_TOKENS
 
-    @contextmanager
-    def quiet_neighbours(self) -> Iterator[None]:
+    def quiet_neighbours(self) -> AbstractContextManager[None]:
         """Keep PyTorch to the calling thread.
 
         Its OpenMP threads spin for milliseconds after each operation, on the very cores that the
         next step needs; that cost a third of the speed at batch 1.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        return one_thread()
 
     def cache_bytes(self, *, num_blocks: int, block_size: int) -> int:
         """Return the bytes of a cache of so many blocks."""
@@ -277,9 +272,6 @@ class CpuTransformer:
         for row, table in zip(tables, batch.block_tables, strict=True):
             row[: len(table)] = table
         starts = np.asarray(batch.starts, dtype=np.int64)
-        needed = self._library.workspace_bytes(self._model, tokens=tokens, rows=len(rows))
-        if needed > self._workspace.size:
-            self._workspace = np.empty(needed, dtype=np.uint8)
         step = Batch(
             tokens=tokens,
             sequences=len(tables),
@@ -294,8 +286,6 @@ class CpuTransformer:
             row_ids=rows.ctypes.data,
             cache=cache.address,
             logits=logits.data_ptr(),
-            workspace=self._workspace.ctypes.data,
-            workspace_bytes=self._workspace.size,
         )
         if trace is not None:
             step.router_logits = trace.router_logits.data_ptr()
@@ -308,7 +298,12 @@ class CpuTransformer:
         )
         if adapters is not None:
             step.adapters = adapters.address
-        self._library.run_step(self._model, step)
+        # A name of our own: another thread may put a larger one in its place during the step.
+        workspace = self._workspace
+        step.workspace, step.workspace_bytes = workspace.ctypes.data, workspace.size
+        while needed := self._library.run_step(self._model, step):
+            self._workspace = workspace = np.empty(needed, dtype=np.uint8)
+            step.workspace, step.workspace_bytes = workspace.ctypes.data, workspace.size
         return logits
 
     def with_experts_per_token(self, counts: Sequence[int]) -> "CpuTransformer":

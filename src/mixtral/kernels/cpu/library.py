@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixtral.errors import ConfigError
-from mixtral.kernels.cpu.signatures import SIGNATURES
+from mixtral.kernels.cpu.signatures import bind
 from mixtral.kernels.cpu.structures import WEIGHT_FORMATS, Batch, Model, Moe, Weight
 from mixtral.quantization import packed_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ABI_VERSION = 6
-"""Version of the C interface that this module speaks; ``MIXTRAL_ABI_VERSION`` in csrc/abi.h."""
 
 FILE_NAME = "libmixtral_cpu.so"
 """Name of the shared library, in the folder of this package."""
@@ -55,24 +52,9 @@ class CpuLibrary:
                 another one than ours.
         """
         self.path = path
-        self._library = ctypes.CDLL(str(path))
-        try:
-            version = int(self._library.mixtral_abi_version())
-        except AttributeError as error:
-            raise OSError(f"{path} has no mixtral_abi_version") from error
-        if version != ABI_VERSION:
-            raise OSError(
-                f"{path} has ABI version {version}, this package needs {ABI_VERSION}; "
-                "install the package again"
-            )
+        self._library = bind(path)
         # Kept between calls: fresh memory costs more than the products of a few tokens.
         self._moe_workspace: Tensor | None = None
-        self._bind()
-
-    def _bind(self) -> None:
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(self._library, name)
-            function.restype, function.argtypes = result, arguments
 
     @property
     def level(self) -> str:
@@ -192,16 +174,17 @@ class CpuLibrary:
             raise ValueError(f"x has shape {list(x.shape)}; it must be [T, {weight.cols}].")
         tokens = x.shape[0]
         out = x.new_empty((tokens, weight.rows))
-        size = self._library.mixtral_linear_workspace_bytes(tokens, weight.cols)
-        workspace = x.new_empty(size // 4 + 1)
-        self._library.mixtral_linear(
+        workspace = x.new_empty(0)
+        while needed := self._library.mixtral_linear(
             x.data_ptr(),
             tokens,
             ctypes.byref(weight),
             int(exact),
             out.data_ptr(),
             workspace.data_ptr(),
-        )
+            workspace.nbytes,
+        ):
+            workspace = x.new_empty(-(-needed // 4))
         return out
 
     def moe(
@@ -249,20 +232,22 @@ class CpuLibrary:
             experts=ctypes.addressof(table),
             out=out.data_ptr(),
         )
-        size = self._library.mixtral_moe_workspace_bytes(ctypes.byref(call))
-        if self._moe_workspace is None or self._moe_workspace.numel() * 4 < size:
-            self._moe_workspace = x.new_empty(size // 4 + 1)
-        call.workspace = self._moe_workspace.data_ptr()
-        self._library.mixtral_moe(ctypes.byref(call))
+        # A name of our own: another thread may put a larger one in its place during the call.
+        workspace = x.new_empty(0) if self._moe_workspace is None else self._moe_workspace
+        call.workspace, call.workspace_bytes = workspace.data_ptr(), workspace.nbytes
+        while needed := self._library.mixtral_moe(ctypes.byref(call)):
+            self._moe_workspace = workspace = x.new_empty(-(-needed // 4))
+            call.workspace, call.workspace_bytes = workspace.data_ptr(), workspace.nbytes
         return out
 
-    def run_step(self, model: Model, batch: Batch) -> None:
-        """Run one step of a model; ``model/cpu_transformer.py`` fills the structures."""
-        self._library.mixtral_run_step(ctypes.byref(model), ctypes.byref(batch))
+    def run_step(self, model: Model, batch: Batch) -> int:
+        """Run one step of a model; ``model/cpu_transformer.py`` fills the structures.
 
-    def workspace_bytes(self, model: Model, *, tokens: int, rows: int) -> int:
-        """Return the bytes of workspace of a step with so many tokens and rows of logits."""
-        return int(self._library.mixtral_workspace_bytes(ctypes.byref(model), tokens, rows))
+        Returns:
+            0; or, where ``batch.workspace`` is too small for the threads set last, the bytes that
+            it needs. Then nothing was done.
+        """
+        return int(self._library.mixtral_run_step(ctypes.byref(model), ctypes.byref(batch)))
 
     def adapter_workspace_bytes(self, model: Model, *, tokens: int, max_rank: int) -> int:
         """Return the bytes of ``Adapters.workspace`` for a step with so many tokens."""

@@ -83,4 +83,5 @@ class Moe(ctypes.Structure):
         ("exact", _INT),
         *[(name, _POINTER) for name in ("x", "expert_ids", "routing_weights", "experts")],
         *[(name, _POINTER) for name in ("out", "workspace")],
+        ("workspace_bytes", _INT),
     ]

@@ -9,7 +9,7 @@
 #include "model.h"
 #include "training.h"
 
-#define MIXTRAL_ABI_VERSION 6
+#define MIXTRAL_ABI_VERSION 7
 #define MIXTRAL_API extern "C" __attribute__((visibility("default")))
 
 MIXTRAL_API int mixtral_abi_version();
@@ -44,22 +44,21 @@ MIXTRAL_API void mixtral_quantize(int format, const float* weight, int64_t rows,
 MIXTRAL_API void mixtral_dequantize(int format, const uint8_t* packed, int64_t rows, int64_t cols,
                                     float* out);
 
+// A call with a workspace returns 0; or, where the workspace is too small for the threads set last,
+// which another thread may just have changed, the size that it needs, and then it has done nothing.
+// In bytes, unless it says floats. Calls from several threads wait for each other.
+
 // out [tokens, rows] = x [tokens, cols] times a weight in any format. `exact` != 0: about 16 bits
-// for x instead of 8. The workspace has mixtral_linear_workspace_bytes(tokens, cols).
-MIXTRAL_API void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight,
-                                int exact, float* out, uint8_t* workspace);
-MIXTRAL_API int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols);
+// for x instead of 8.
+MIXTRAL_API int64_t mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight,
+                                   int exact, float* out, uint8_t* workspace,
+                                   int64_t workspace_bytes);
 
-// The experts of one layer (moe.h); its workspace has mixtral_moe_workspace_bytes(call).
-MIXTRAL_API void mixtral_moe(const MixtralMoe* call);
-MIXTRAL_API int64_t mixtral_moe_workspace_bytes(const MixtralMoe* call);
+// The experts of one layer (moe.h).
+MIXTRAL_API int64_t mixtral_moe(const MixtralMoe* call);
 
-// One step of the whole model; calls from several threads wait for each other.
-MIXTRAL_API void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch);
-
-// Bytes of MixtralBatch.workspace for a step of this size, with the threads set last.
-MIXTRAL_API int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens,
-                                            int64_t rows);
+// One step of the whole model.
+MIXTRAL_API int64_t mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch);
 
 // Bytes of MixtralAdapters.workspace for a step of this size.
 MIXTRAL_API int64_t mixtral_adapter_workspace_bytes(const MixtralModel* model, int64_t tokens,
@@ -68,11 +67,9 @@ MIXTRAL_API int64_t mixtral_adapter_workspace_bytes(const MixtralModel* model, i
 // Bytes of a KV cache of `slots` tokens, a multiple of 16. It must begin as zeros.
 MIXTRAL_API int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots);
 
-// Kernels of training (training.h), on the threads set last; workspaces are float32 of that many.
-MIXTRAL_API void mixtral_packed_attention(const MixtralAttention* call, int is_backward);
-MIXTRAL_API int64_t mixtral_attention_workspace_floats(const MixtralAttention* call);
-MIXTRAL_API void mixtral_head_loss(const MixtralHeadLoss* call);
-MIXTRAL_API int64_t mixtral_head_loss_workspace_floats(const MixtralHeadLoss* call);
+// Kernels of training (training.h); sizes of their workspaces are in floats.
+MIXTRAL_API int64_t mixtral_packed_attention(const MixtralAttention* call, int is_backward);
+MIXTRAL_API int64_t mixtral_head_loss(const MixtralHeadLoss* call);
 
 // Probes of the machine: seconds for reading `bytes` with all threads, and for `steps` of int8
 // products, whose operations are returned (0 where the level has none).

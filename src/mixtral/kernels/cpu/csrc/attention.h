@@ -74,14 +74,10 @@ struct CacheLayer {
         if (channels != 4) {
             return 1.0f;
         }
-        float largest = 0.0f;
-        for (int64_t d = 0; d < head_dim; ++d) {
-            const float size = fabsf(values[d]);
-            largest = size > largest ? size : largest;
-        }
+        const float largest = largest_size(values, head_dim);
         const float scale = largest / 127.0f;
         memcpy(tile + 4 * token, &scale, sizeof(scale));
-        return largest > 0.0f ? 127.0f / largest : 0.0f;
+        return int8_steps(largest);
     }
 
     // Channels d to d + channels - 1 in one dword; those past head_dim are 0.

@@ -123,35 +123,27 @@ void mixtral_dequantize(int format, const uint8_t* packed, int64_t rows, int64_t
     pool_unlock();
 }
 
-void mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight, int exact,
-                    float* out, uint8_t* workspace) {
+int64_t mixtral_linear(const float* x, int64_t tokens, const MixtralWeight* weight, int exact,
+                       float* out, uint8_t* workspace, int64_t workspace_bytes) {
     pool_lock();
-    active->linear(x, tokens, *weight, exact != 0, out, workspace);
+    const int64_t needed =
+        active->linear(x, tokens, *weight, exact != 0, out, workspace, workspace_bytes);
     pool_unlock();
+    return needed;
 }
 
-int64_t mixtral_linear_workspace_bytes(int64_t tokens, int64_t cols) {
-    return active->linear_workspace_bytes(tokens, cols);
-}
-
-void mixtral_moe(const MixtralMoe* call) {
+int64_t mixtral_moe(const MixtralMoe* call) {
     pool_lock();
-    active->moe(*call);
+    const int64_t needed = active->moe(*call);
     pool_unlock();
+    return needed;
 }
 
-int64_t mixtral_moe_workspace_bytes(const MixtralMoe* call) {
-    return active->moe_workspace_bytes(*call);
-}
-
-void mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch) {
+int64_t mixtral_run_step(const MixtralModel* model, const MixtralBatch* batch) {
     pool_lock();
-    active->run_step(*model, *batch);
+    const int64_t needed = active->run_step(*model, *batch);
     pool_unlock();
-}
-
-int64_t mixtral_workspace_bytes(const MixtralModel* model, int64_t tokens, int64_t rows) {
-    return active->workspace_bytes(*model, tokens, rows);
+    return needed;
 }
 
 int64_t mixtral_adapter_workspace_bytes(const MixtralModel* model, int64_t tokens,
@@ -163,24 +155,18 @@ int64_t mixtral_kv_cache_bytes(const MixtralModel* model, int64_t slots) {
     return active->kv_cache_bytes(*model, slots);
 }
 
-void mixtral_packed_attention(const MixtralAttention* call, int is_backward) {
+int64_t mixtral_packed_attention(const MixtralAttention* call, int is_backward) {
     pool_lock();
-    active->packed_attention(*call, is_backward != 0);
+    const int64_t needed = active->packed_attention(*call, is_backward != 0);
     pool_unlock();
+    return needed;
 }
 
-int64_t mixtral_attention_workspace_floats(const MixtralAttention* call) {
-    return active->attention_workspace_floats(*call);
-}
-
-void mixtral_head_loss(const MixtralHeadLoss* call) {
+int64_t mixtral_head_loss(const MixtralHeadLoss* call) {
     pool_lock();
-    active->head_loss(*call);
+    const int64_t needed = active->head_loss(*call);
     pool_unlock();
-}
-
-int64_t mixtral_head_loss_workspace_floats(const MixtralHeadLoss* call) {
-    return active->head_loss_workspace_floats(*call);
+    return needed;
 }
 
 double mixtral_read_probe(const uint8_t* memory, int64_t bytes) {

@@ -205,14 +205,17 @@ void head_chunk(const HeadPlan& plan, int64_t first, int64_t count) {
     }
 }
 
-int64_t head_loss_workspace_floats(const MixtralHeadLoss& call) { return HeadPlan(call).floats(); }
-
-void head_loss(const MixtralHeadLoss& call) {
+// Returns as abi.h says.
+int64_t head_loss(const MixtralHeadLoss& call) {
     const HeadPlan plan(call);
+    if (plan.floats() > call.workspace_floats) {
+        return plan.floats();
+    }
     for (int64_t first = 0; first < call.rows; first += plan.rows) {
         const int64_t left = call.rows - first;
         head_chunk(plan, first, left < plan.rows ? left : plan.rows);
     }
+    return 0;
 }
 
 }  // namespace

@@ -12,19 +12,14 @@ struct KernelTable {
                          int64_t cols, float eps);
     void (*dequantize_panels)(int bits, const uint8_t* packed, int64_t rows, int64_t cols, float* out,
                               int64_t first, int64_t last);
-    void (*linear)(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
-                   uint8_t* workspace);
-    int64_t (*linear_workspace_bytes)(int64_t tokens, int64_t cols);
-    void (*moe)(const MixtralMoe& call);
-    int64_t (*moe_workspace_bytes)(const MixtralMoe& call);
-    void (*run_step)(const MixtralModel& model, const MixtralBatch& batch);
-    int64_t (*workspace_bytes)(const MixtralModel& model, int64_t tokens, int64_t rows);
+    int64_t (*linear)(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
+                      uint8_t* workspace, int64_t workspace_bytes);
+    int64_t (*moe)(const MixtralMoe& call);
+    int64_t (*run_step)(const MixtralModel& model, const MixtralBatch& batch);
     int64_t (*adapter_workspace_bytes)(const MixtralModel& model, int64_t tokens, int64_t max_rank);
     int64_t (*kv_cache_bytes)(const MixtralModel& model, int64_t slots);
-    void (*packed_attention)(const MixtralAttention& call, bool is_backward);
-    int64_t (*attention_workspace_floats)(const MixtralAttention& call);
-    void (*head_loss)(const MixtralHeadLoss& call);
-    int64_t (*head_loss_workspace_floats)(const MixtralHeadLoss& call);
+    int64_t (*packed_attention)(const MixtralAttention& call, bool is_backward);
+    int64_t (*head_loss)(const MixtralHeadLoss& call);
     double (*read_probe)(const uint8_t* memory, int64_t bytes);
     double (*peak_probe)(int64_t steps, double* operations);
 };

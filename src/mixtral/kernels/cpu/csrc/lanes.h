@@ -50,6 +50,7 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// A NaN in `b` gets through, one in `a` does not.
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 // Two bfloat16 lie in each dword: the first in the low half.
@@ -58,10 +59,11 @@ inline Floats second_of_pair(Ints pairs) {
     return as_floats(pairs & static_cast<int32_t>(0xffff0000u));
 }
 
-// e^x to 2 units in the last place for x <= 88; 0 below -87. Cephes' polynomial on |r| <= ln 2 / 2.
+// e^x to 2 units in the last place for x <= 88; 0 below -87; NaN of a NaN. Cephes' polynomial on
+// |r| <= ln 2 / 2.
 inline Floats exponential(Floats x) {
     const Ints is_tiny = x < -87.0f;
-    x = larger(x, all(-87.0f));
+    x = larger(all(-87.0f), x);
     const Floats shifted = multiply_add(x, all(1.44269504f), all(12582912.0f));  // 1.5 * 2^23
     const Floats n = shifted - 12582912.0f;
     Floats r = multiply_add(n, all(-0.693359375f), x);

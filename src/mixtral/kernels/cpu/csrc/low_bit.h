@@ -63,6 +63,23 @@ inline uint32_t float_bits(float value) {
     return bits;
 }
 
+// The largest absolute value. The bits of sizes order as whole numbers do, with a NaN above all
+// others: so it is not lost, and the loop has no chain of float comparisons.
+inline float largest_size(const float* values, int64_t count) {
+    int32_t largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const int32_t size = static_cast<int32_t>(float_bits(values[i]) & 0x7fffffffu);
+        largest = size > largest ? size : largest;
+    }
+    float value;
+    memcpy(&value, &largest, sizeof(value));
+    return value;
+}
+
+// What values of at most `largest` are multiplied with to become int8. 0 where 127 / largest would
+// be infinite: such values are nothing. 0 for a NaN, too, which the scale passes on.
+inline float int8_steps(float largest) { return largest > 4e-37f ? 127.0f / largest : 0.0f; }
+
 // Nearest bfloat16, ties to even; a NaN stays one.
 inline uint16_t to_bf16_bits(float value) {
     const uint32_t bits = float_bits(value);

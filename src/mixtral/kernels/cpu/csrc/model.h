@@ -81,4 +81,5 @@ struct MixtralMoe {
     const MixtralWeight* experts;   // w1, w3, w2 of expert 0, of expert 1, ...
     float* out;                     // [tokens, hidden]
     uint8_t* workspace;
+    int64_t workspace_bytes;
 };

@@ -70,7 +70,10 @@ inline void route_token(const float* logits, int64_t experts, int64_t per_token,
             for (int64_t b = 0; b < a; ++b) {
                 is_taken |= ids[b] == e;
             }
-            if (!is_taken && (best < 0 || logits[e] > logits[best])) {
+            // A NaN is chosen, or nobody would hear of it.
+            const bool is_nan = logits[e] != logits[e];
+            const bool is_better = best < 0 || logits[e] > logits[best] || is_nan;
+            if (!is_taken && is_better) {
                 best = e;
             }
         }
@@ -374,23 +377,21 @@ inline void run_experts(Moe& moe, const MixtralWeight* experts, bool exact, cons
     down(moe, experts, width, x);
 }
 
-int64_t moe_workspace_bytes(const MixtralMoe& call) {
-    Arena arena = {nullptr, 0};
-    lay_out_moe(arena, call.tokens, call.num_experts, call.per_token, call.hidden, call.ffn);
-    return arena.used;
-}
-
-// The experts of one layer by themselves.
-void moe(const MixtralMoe& call) {
+// The experts of one layer by themselves. Returns as abi.h says.
+int64_t moe(const MixtralMoe& call) {
     Arena arena = {call.workspace, 0};
     Moe state = lay_out_moe(arena, call.tokens, call.num_experts, call.per_token, call.hidden,
                             call.ffn);
+    if (arena.used > call.workspace_bytes) {
+        return arena.used;
+    }
     for (int64_t i = 0; i < call.tokens * call.per_token; ++i) {
         state.expert_of[i] = static_cast<int32_t>(call.expert_ids[i]);
         state.weight_of[i] = call.routing_weights[i];
     }
     memset(call.out, 0, static_cast<size_t>(call.tokens * call.hidden) * sizeof(float));
     run_experts(state, call.experts, call.exact != 0, call.x, call.hidden, call.out);
+    return 0;
 }
 
 }  // namespace

@@ -296,12 +296,12 @@ int64_t longest_sequence(const MixtralAttention& call) {
     return longest;
 }
 
-int64_t attention_workspace_floats(const MixtralAttention& call) {
-    return pool_threads() * attention_floats(longest_sequence(call), call.head_dim);
-}
-
-void packed_attention(const MixtralAttention& call, bool is_backward) {
+// Returns as abi.h says.
+int64_t packed_attention(const MixtralAttention& call, bool is_backward) {
     const int64_t per_thread = attention_floats(longest_sequence(call), call.head_dim);
+    if (pool_threads() * per_thread > call.workspace_floats) {
+        return pool_threads() * per_thread;
+    }
     parallel_for(call.num_sequences * call.kv_heads, 1, [&](int64_t from, int64_t to, int thread) {
         for (int64_t job = from; job < to; ++job) {
             const int64_t sequence = job / call.kv_heads, begin = call.starts[sequence];
@@ -311,6 +311,7 @@ void packed_attention(const MixtralAttention& call, bool is_backward) {
             is_backward ? attend_backward(head, workspace) : attend_forward(head, workspace);
         }
     });
+    return 0;
 }
 
 }  // namespace

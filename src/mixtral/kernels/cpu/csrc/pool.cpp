@@ -29,6 +29,7 @@ struct Region {
     void* data;
     int64_t num_jobs;
     int64_t grain;
+    uint32_t threads;  // that may take part, the caller included
 };
 
 struct Pool {
@@ -37,13 +38,12 @@ struct Pool {
     alignas(64) uint32_t doorbell;    // counts regions; sleepers wait for it to change
     alignas(64) int32_t sleepers;
     Region region;
-    int wanted;    // threads of a region, the caller included
-    int started;   // workers that exist
+    uint32_t wanted;   // threads of a region, the caller included; workers above it wait for a change
+    uint32_t started;  // workers that exist
     pthread_mutex_t lock;
-    bool has_fork_handler;
 };
 
-Pool pool = {0, 0, 0, 0, {NULL, NULL, 0, 1}, 1, 0, PTHREAD_MUTEX_INITIALIZER, false};
+Pool pool = {0, 0, 0, 0, {NULL, NULL, 0, 1, 1}, 1, 0, PTHREAD_MUTEX_INITIALIZER};
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -60,26 +60,26 @@ int64_t now_nanoseconds() {
 }
 
 #ifdef __linux__
-void sleep_while(uint32_t seen) {
-    syscall(SYS_futex, &pool.doorbell, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+void sleep_while(uint32_t* word, uint32_t seen) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
 
-void wake_all() {
-    syscall(SYS_futex, &pool.doorbell, FUTEX_WAKE_PRIVATE, kMaxThreads, NULL, NULL, 0);
+void wake_all(uint32_t* word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, kMaxThreads, NULL, NULL, 0);
 }
 #else
 pthread_mutex_t bell_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
 
-void sleep_while(uint32_t seen) {
+void sleep_while(uint32_t* word, uint32_t seen) {
     pthread_mutex_lock(&bell_lock);
-    while (__atomic_load_n(&pool.doorbell, __ATOMIC_SEQ_CST) == seen) {
+    while (__atomic_load_n(word, __ATOMIC_SEQ_CST) == seen) {
         pthread_cond_wait(&bell, &bell_lock);
     }
     pthread_mutex_unlock(&bell_lock);
 }
 
-void wake_all() {
+void wake_all(uint32_t*) {
     pthread_mutex_lock(&bell_lock);
     pthread_cond_broadcast(&bell);
     pthread_mutex_unlock(&bell_lock);
@@ -103,7 +103,7 @@ uint32_t wait_for_region(uint32_t seen) {
             deadline = now + kSpinNanoseconds;
         } else if (now > deadline) {
             __atomic_fetch_add(&pool.sleepers, 1, __ATOMIC_SEQ_CST);
-            sleep_while(seen);
+            sleep_while(&pool.doorbell, seen);
             __atomic_fetch_sub(&pool.sleepers, 1, __ATOMIC_SEQ_CST);
             deadline = 0;
         }
@@ -133,13 +133,20 @@ bool enter_region() {
     return false;
 }
 
-// A worker above the wanted number stays asleep between the regions that it looks at.
 void* worker_main(void* argument) {
-    const int index = static_cast<int>(reinterpret_cast<intptr_t>(argument));
+    const uint32_t index = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(argument));
     uint32_t seen = __atomic_load_n(&pool.doorbell, __ATOMIC_ACQUIRE);
     for (;;) {
-        if (index < __atomic_load_n(&pool.wanted, __ATOMIC_RELAXED) && enter_region()) {
-            do_jobs(pool.region, index);
+        const uint32_t wanted = __atomic_load_n(&pool.wanted, __ATOMIC_RELAXED);
+        if (index >= wanted) {
+            sleep_while(&pool.wanted, wanted);
+            continue;
+        }
+        if (enter_region()) {
+            // The number may have shrunk meanwhile: this region has no workspace for us then.
+            if (index < pool.region.threads) {
+                do_jobs(pool.region, static_cast<int>(index));
+            }
             __atomic_fetch_sub(&pool.state, 1, __ATOMIC_ACQ_REL);
         }
         seen = wait_for_region(seen);
@@ -147,7 +154,8 @@ void* worker_main(void* argument) {
     return NULL;
 }
 
-// The child of a fork has only the thread that forked: the workers are started anew.
+// The child of a fork has only the thread that forked: the workers are started anew, and nobody is
+// left to give back the lock.
 void forget_workers() {
     pool.state = 0;
     pool.sleepers = 0;
@@ -155,17 +163,15 @@ void forget_workers() {
     pthread_mutex_init(&pool.lock, NULL);
 }
 
+__attribute__((constructor)) void expect_forks() { pthread_atfork(NULL, NULL, forget_workers); }
+
 void start_workers() {
-    if (!pool.has_fork_handler) {
-        pthread_atfork(NULL, NULL, forget_workers);
-        pool.has_fork_handler = true;
-    }
     while (pool.started < pool.wanted - 1) {
         pthread_t thread;
         pthread_attr_t attributes;
         pthread_attr_init(&attributes);
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        const intptr_t index = pool.started + 1;
+        const uintptr_t index = pool.started + 1;
         const int failed = pthread_create(&thread, &attributes, worker_main,
                                           reinterpret_cast<void*>(index));
         pthread_attr_destroy(&attributes);
@@ -180,10 +186,14 @@ void start_workers() {
 
 void pool_set_threads(int threads) {
     threads = threads < 1 ? 1 : threads > kMaxThreads ? kMaxThreads : threads;
-    __atomic_store_n(&pool.wanted, threads, __ATOMIC_RELAXED);
+    const uint32_t wanted = static_cast<uint32_t>(threads);
+    if (wanted != pool.wanted) {
+        __atomic_store_n(&pool.wanted, wanted, __ATOMIC_SEQ_CST);
+        wake_all(&pool.wanted);
+    }
 }
 
-int pool_threads() { return __atomic_load_n(&pool.wanted, __ATOMIC_RELAXED); }
+int pool_threads() { return static_cast<int>(pool.wanted); }
 
 void pool_lock() { pthread_mutex_lock(&pool.lock); }
 
@@ -199,13 +209,13 @@ void pool_run(RegionJob job, void* data, int64_t num_jobs, int64_t grain) {
     if (pool.started < pool.wanted - 1) {
         start_workers();
     }
-    pool.region = {job, data, num_jobs, grain};
+    pool.region = {job, data, num_jobs, grain, pool.wanted};
     __atomic_store_n(&pool.next_job, 0, __ATOMIC_RELAXED);
     const uint64_t number = (pool.state >> 32) + 1;
     __atomic_store_n(&pool.state, (number << 32) | kOpen, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&pool.doorbell, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST) > 0) {
-        wake_all();
+        wake_all(&pool.doorbell);
     }
     do_jobs(pool.region, 0);
     __atomic_fetch_and(&pool.state, ~kOpen, __ATOMIC_ACQ_REL);

@@ -16,6 +16,7 @@ typedef void (*RegionJob)(void* data, int64_t first, int64_t last, int thread);
 void pool_run(RegionJob job, void* data, int64_t num_jobs, int64_t grain);
 
 // Threads of later regions, the caller included; at least 1. Starts none before they are needed.
+// Both only with the lock held, so that the number stays the same through a call.
 void pool_set_threads(int threads);
 int pool_threads();
 

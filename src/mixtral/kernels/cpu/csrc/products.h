@@ -256,20 +256,21 @@ void product(const Input& input, const MixtralWeight& w, const Scratch& scratch,
     });
 }
 
-int64_t linear_workspace_bytes(int64_t tokens, int64_t cols) {
-    return divide_up(input_bytes(tokens, cols), 64) * 64 + pool_threads() * scratch_bytes(cols);
-}
-
-// One product by itself: x [tokens, w.cols], out [tokens, w.rows].
-void linear(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
-            uint8_t* workspace) {
-    Input input = lay_out_input(workspace, tokens, w.cols);
-    const Scratch scratch = {workspace + divide_up(input_bytes(tokens, w.cols), 64) * 64,
-                             scratch_bytes(w.cols)};
+// One product by itself: x [tokens, w.cols], out [tokens, w.rows]. Returns as abi.h says.
+int64_t linear(const float* x, int64_t tokens, const MixtralWeight& w, bool exact, float* out,
+               uint8_t* workspace, int64_t workspace_bytes) {
+    Arena arena = {workspace, 0};
+    Input input = lay_out_input(arena.bytes(input_bytes(tokens, w.cols)), tokens, w.cols);
+    const int64_t per_thread = scratch_bytes(w.cols);
+    const Scratch scratch = {arena.bytes(pool_threads() * per_thread), per_thread};
+    if (arena.used > workspace_bytes) {
+        return arena.used;
+    }
     prepare(input, w, exact, [&](int64_t t) { return x + t * w.cols; });
     product(input, w, scratch, [&](int64_t t, int64_t first, int64_t count, const float* sums) {
         memcpy(out + t * w.rows + first, sums, static_cast<size_t>(count) * sizeof(float));
     });
+    return 0;
 }
 
 }  // namespace

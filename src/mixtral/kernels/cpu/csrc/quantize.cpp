@@ -65,9 +65,10 @@ struct Candidate {
     uint16_t selectors;
 };
 
-// Rounds half to even without a call: |value| stays far below 2^22 after the clamp.
+// Rounds half to even without a call: |value| stays far below 2^22 after the clamp, which also gives
+// a NaN a place in the table.
 inline int bucket_of(float value) {
-    value = value < kLowest ? static_cast<float>(kLowest) : value;
+    value = value > kLowest ? value : static_cast<float>(kLowest);
     value = value > kHighest ? static_cast<float>(kHighest) : value;
     return static_cast<int>((value + 12582912.0f) - 12582912.0f) - kLowest;
 }
@@ -176,7 +177,7 @@ void quantize_on_grids(const float* w, const BucketTable& table, const int8_t (&
 }
 
 int rounded_code(float value) {
-    value = value < -128.0f ? -128.0f : value;
+    value = value > -128.0f ? value : -128.0f;
     value = value > 127.0f ? 127.0f : value;
     return static_cast<int>((value + 12582912.0f) - 12582912.0f);
 }

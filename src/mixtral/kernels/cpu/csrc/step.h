@@ -286,13 +286,6 @@ inline void expert_block(const MixtralModel& m, const MixtralBatch& b, const Mix
     run_experts(moe, layer.experts, m.exact != 0, w.normed, m.hidden, w.x);
 }
 
-// Returns the bytes of workspace that a step of this size needs.
-int64_t workspace_bytes(const MixtralModel& m, int64_t tokens, int64_t rows) {
-    Arena arena = {nullptr, 0};
-    lay_out(m, tokens, rows, arena);
-    return arena.used;
-}
-
 // Bytes of MixtralAdapters.workspace.
 int64_t adapter_workspace_bytes(const MixtralModel& m, int64_t tokens, int64_t max_rank) {
     Arena arena = {nullptr, 0};
@@ -304,9 +297,13 @@ int64_t kv_cache_bytes(const MixtralModel& m, int64_t slots) {
     return cache_bytes_per_slot(m) * slots;
 }
 
-void run_step(const MixtralModel& m, const MixtralBatch& b) {
+// Returns as abi.h says.
+int64_t run_step(const MixtralModel& m, const MixtralBatch& b) {
     Arena arena = {b.workspace, 0};
     Workspace w = lay_out(m, b.tokens, b.num_rows, arena);
+    if (arena.used > b.workspace_bytes) {
+        return arena.used;
+    }
     for (int64_t t = 0; t < b.tokens; ++t) {
         const uint16_t* row = m.embedding + b.ids[t] * m.hidden;
         for (int64_t c = 0; c < m.hidden; ++c) {
@@ -334,6 +331,7 @@ void run_step(const MixtralModel& m, const MixtralBatch& b) {
     product(last, m.head, w.scratch, [&](int64_t r, int64_t first, int64_t count, const float* sums) {
         memcpy(b.logits + r * m.vocab + first, sums, static_cast<size_t>(count) * sizeof(float));
     });
+    return 0;
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ struct MixtralAttention {
     float* key_grad;         // [T, G, K]
     float* value_grad;       // [T, G, K]
     float* workspace;
+    int64_t workspace_floats;
 };
 
 // Output head and next-token loss of R rows, with the gradients of grad_scale * sum of losses.
@@ -33,4 +34,5 @@ struct MixtralHeadLoss {
     float* states_grad;      // [R, D], or null where nobody needs it
     float* weight_grad;      // [V, D], or null
     float* workspace;
+    int64_t workspace_floats;
 };
