@@ -13,8 +13,9 @@
    whether the device changed in between. A ratio is of medians, from the worst to the best pair.
 
 What the memory or the time limit does not allow is left out, with a line that says so on the
-screen and in the JSON. The last line of standard output is the report as JSON; it is written to
---json too. Without CUDA: one line, status 2.
+screen and in the JSON. If transformers fails, our numbers are there all the same, and the status is
+1. The last line of standard output is the report as JSON; it is written to --json too. Without
+CUDA: one line, status 2.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from mixtral.loading import load_model, refuse_if_too_large, torch_dtype
 from mixtral.model import LanguageModel, Transformer
 from mixtral.model_source import ModelSource, find_model
 from mixtral.random_weights import random_tensors
+from mixtral.reports.folder import check_file
 
 PARITY_TYPES = ("float32", "bfloat16", "float16")
 DECODE_TOKENS = 64
@@ -65,6 +67,8 @@ class Run:
     results: list[Result] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     peer: dict[str, Any] | None = None
+    has_failed: bool = False
+    """Whether the peer was to be measured and could not be."""
 
     def workloads(self) -> list[Workload]:
         """Return the work, most wanted first; long prompts only where the context has room."""
@@ -114,16 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if not run.source.is_random:
             raise UnsupportedError(f"model is {options.model!r}; it must be random:PRESET.")
+        if options.json is not None:
+            check_file("--json", options.json)
         check_parity(run)
         measure_both(run)
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     values = _report(run)
+    print(json.dumps(values))
     if options.json is not None:
         write_json(options.json, values)
-    print(json.dumps(values))
-    return 0
+    return 1 if run.has_failed else 0
 
 
 def check_parity(run: Run) -> None:
@@ -153,7 +159,7 @@ def check_parity(run: Run) -> None:
 
 
 def measure_both(run: Run) -> None:
-    """Measure ours, free it, measure transformers."""
+    """Measure ours, free it, measure transformers; a peer that fails costs none of our numbers."""
     dtype = run.dtype
     try:
         refuse_if_too_large(run.source.config, dtype, run.device)
@@ -171,6 +177,9 @@ def measure_both(run: Run) -> None:
         measure_theirs(run, subject, answer, prober)
     except UnsupportedError as error:
         run.skip(f"transformers left out: {error}")
+    except (Error, torch.OutOfMemoryError) as error:
+        run.skip(f"transformers failed: {error}")
+        run.has_failed = True
 
 
 def measure_ours(run: Run, prober: Prober) -> tuple[Subject, Answer]:

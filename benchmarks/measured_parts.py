@@ -21,6 +21,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 END = "<!-- end -->\n"
 
+SPREADS = "Medians, with the smallest and largest."
+MEDIANS = "Medians."
+
 Found = Mapping[str, Any]
 """What a script wrote."""
 
@@ -100,7 +103,8 @@ def write_speed(found: Found) -> str:
             f"each other. Peak memory {memory}."
         )
     head = ["model", "task", "questions", "ours (s)", "lm-eval (s)", "lm-eval takes"]
-    return "\n".join([_table(head, rows), *notes, _conditions(found, "lm_eval", "transformers")])
+    conditions = _conditions(found, "lm_eval", "transformers", sentence=SPREADS)
+    return "\n".join([_table(head, rows), *notes, conditions])
 
 
 def write_overhead(found: Found) -> str:
@@ -117,7 +121,7 @@ def write_overhead(found: Found) -> str:
         for row in found["routing"]
     ]
     head = ["model", "step", "tokens", "without (ms)", "built in, off", "on"]
-    return "\n".join([_table(head, rows), _conditions(found)])
+    return "\n".join([_table(head, rows), _conditions(found, sentence=SPREADS)])
 
 
 def write_train_step(found: Found) -> str:
@@ -138,7 +142,7 @@ def write_train_step(found: Found) -> str:
         )
     head = ["model", "tokens/s", "Trainer's", "faster", "by processor time", "memory of it",
             "float32 product (GFLOP/s)"]  # fmt: skip
-    return "\n".join([_table(head, rows), _conditions(found, "transformers")])
+    return "\n".join([_table(head, rows), _conditions(found, "transformers", sentence=MEDIANS)])
 
 
 def write_lora_step(found: Found) -> str:
@@ -164,7 +168,7 @@ def write_lora_step(found: Found) -> str:
         said += f", {ratios['tokens_per_s']:.1f}x the tokens/s"
     gate = step["gate"]["relative_error"]
     said += f". Logits and loss of a small model agree within {gate:.0e} of PEFT's."
-    return "\n".join([_table(head, rows), said, _conditions(found)])
+    return "\n".join([_table(head, rows), said, _conditions(found, sentence=MEDIANS)])
 
 
 def write_paraphrase(found: Found) -> str:
@@ -217,7 +221,7 @@ def _range(*spreads: Mapping[str, float]) -> str:
     return f"{low:.0f} to {high:.0f}"
 
 
-def _conditions(found: Found, *versions: str) -> str:
+def _conditions(found: Found, *versions: str, sentence: str = "") -> str:
     machine, notes = found["machine"], found["notes"]
     parts = [
         f"{machine['cpu']}, {notes['threads']} of {machine['cores']} cores",
@@ -228,7 +232,7 @@ def _conditions(found: Found, *versions: str) -> str:
     others = notes["other_processes"]
     if others is not None:
         parts.append(f"other processes took {others:.0%} of the machine meanwhile")
-    return f"* {'; '.join(parts)}. Medians, with the smallest and largest."
+    return f"* {'; '.join(parts)}. {sentence}".rstrip()
 
 
 PLACES = (

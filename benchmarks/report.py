@@ -61,6 +61,9 @@ METHOD = """## How it is measured
   probe; "of peak" is operations per second over the int8 probe for low-bit weights, over the
   bfloat16 product for bfloat16 ones. A ratio is the median over pairs of neighbouring repeats, with
   the smallest and largest.
+* "peak memory" of a step is the highest resident memory of the process from its start. It has
+  loading in it, 0.5 GB of buffers for the probes and, against another engine, both engines and what
+  their comparison needed; so it is the memory of the benchmark, and bounds that of the model.
 * "moe" is one call for the experts of one layer, without attention, norms and router.
 * Loading: `LLM(folder)` to the first token in a fresh process, imports not counted, against a
   sequential read of the same files and against the same prompt once more; peak resident memory
@@ -197,15 +200,23 @@ def _conditions(results: Results) -> str:
         device = f"{machine['gpu']}, " if machine.get("gpu") else ""
         others = run["notes"].get("other_processes")
         busy = "" if others is None else f" Other processes took {others:.0%} of the processors."
+        is_whole = not (run.get("is_cut") or run.get("failure"))
+        stopped = "" if is_whole else " Stopped before its end."
         against = "".join(f" Peer: {_describe(peer)}." for peer in run["notes"].get("peers", []))
         lines.append(
             f"* **{name}**: `{run['command']}`, {run['date'][:10]}, commit {run['commit']}. "
-            f"{device}{machine['cpu']}, {machine['cores']} cores, "
+            f"{device}{_processor(machine)}, {machine['cores']} cores, "
             f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}, Python "
             f"{machine['python']}, torch {machine['torch']}; "
-            f"{run['notes'].get('repeats')} repeats.{against}{busy}"
+            f"{run['notes'].get('repeats')} repeats.{against}{busy}{stopped}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    """Show the instructions that torch uses, too: two machines may have the same name."""
+    level = machine.get("cpu_capability")
+    return f"{machine['cpu']} ({level})" if level else str(machine["cpu"])
 
 
 def _describe(peer: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """``mixtral bench`` as a user types it, and the scripts of benchmarks/."""
 
+import functools
 import gc
 import importlib.util
 import json
@@ -17,8 +18,10 @@ import torch
 from typer.testing import CliRunner
 
 from mixtral.bench.probes import Prober
+from mixtral.bench.steps import Workload
 from mixtral.cli.main import app
 from mixtral.config import ModelConfig
+from mixtral.errors import EngineError
 from mixtral.model_source import ModelSource
 from tests.bench.bench_for_tests import needs_library
 
@@ -91,6 +94,8 @@ def test_compare_prints_a_ratio_per_work_size_and_peer() -> None:
         (["prefill", "--model", "random:nano", "--prompt-tokens", "9999"], "8192"),
         (["prefill", "--model", "random:nano", "--quantization", "int5"], "quantization is 'int5'"),
         (["load", "--model", "random:nano"], "has no files"),
+        (["load", "--quantization", "int5"], "quantization is 'int5'"),
+        (["load", "--prompt-tokens", "100000"], "prompt_tokens is 100000; it must be at most"),
         (["prefill", "--model", "no-such-model"], "no-such-model"),
         (["prefill", "--repeats", "0"], "repeats is 0"),
         (["decode", "--threads", "0"], "threads is 0; it must be from 1 to"),
@@ -117,6 +122,9 @@ def test_gpu_script_without_cuda_is_one_line_and_status_2() -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "CUDA" in done.stderr
     assert not done.stdout
+
+
+SHORT = Workload(work="decode", batch=1, prompt_tokens=4, new_tokens=2)
 
 
 def gpu_run(gpu: ModuleType, time_limit_s: float = 600.0) -> Any:
@@ -156,6 +164,29 @@ def test_gpu_script_measures_both_engines_and_frees_the_first(
     assert len(report["ratios"]) == 4
     assert [load["engine"] for load in report["loads"]] == ["mixtral", "transformers"]
     assert "## GPU" in load_script("report").write_report({"gpu": report})
+
+
+@pytest.mark.parametrize("kind", [EngineError, torch.OutOfMemoryError])
+def test_gpu_script_writes_our_numbers_when_the_peer_fails(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    gpu = load_script("gpu")
+
+    def fail(*arguments: object) -> None:
+        raise kind("the engines disagree.")
+
+    small = functools.partial(Prober, read_bytes=1 << 20, matrix_size=64)
+    monkeypatch.setattr(gpu, "Prober", small)
+    monkeypatch.setattr(gpu, "check_parity", lambda run: None)
+    monkeypatch.setattr(gpu, "measure_theirs", fail)
+    monkeypatch.setattr(gpu.Run, "workloads", lambda run: [SHORT])
+    file = tmp_path / "gpu.json"
+    arguments = ["--device", "cpu", "--model", "random:nano", "--layers", "1", "--repeats", "1"]
+    assert gpu.main([*arguments, "--json", str(file)]) == 1
+    report = json.loads(file.read_text())
+    assert [result["engine"] for result in report["results"]] == ["mixtral"]
+    assert report["notes"]["skipped"] == ["transformers failed: the engines disagree."]
+    assert json.loads(capsys.readouterr().out) == report
 
 
 def test_gpu_script_says_what_the_time_did_not_allow() -> None:
@@ -214,6 +245,37 @@ def test_goals_are_not_judged_on_a_tiny_model() -> None:
         result["model"] = "random:nano"
     page = load_script("report").write_report(results)
     assert "| decode, batch 8, int4, against llama.cpp Q4_0 | not measured |" in page
+
+
+def test_report_tells_machines_of_the_same_name_and_partial_runs_apart() -> None:
+    results = sample_results()
+    results["decode-int4"]["machine"] = results["decode-int4"]["machine"] | {
+        "cpu_capability": "AVX512"
+    }
+    results["decode-int4"]["is_cut"] = True
+    lines = load_script("report").write_report(results).splitlines()
+    (decode,) = [line for line in lines if line.startswith("* **decode-int4**")]
+    (load,) = [line for line in lines if line.startswith("* **load-int4**")]
+    assert "a processor (AVX512), 2 cores" in decode
+    assert "Stopped before its end." in decode
+    assert "a processor, 2 cores" in load
+    assert "Stopped" not in load
+
+
+def test_committed_report_is_what_the_script_makes_of_the_results() -> None:
+    report = load_script("report")
+    results = report.read_results(ROOT / "benchmarks/results")
+    page = report.write_report(results, report._read_causes())
+    assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(
+    ("place", "has_medians"), [("evaluation", False), ("paraphrase", False), ("eval_speed", True)]
+)
+def test_a_page_promises_medians_only_where_it_has_them(place: str, has_medians: bool) -> None:
+    (wanted,) = [p for p in load_script("measured_parts").PLACES if p.script == place]
+    file = ROOT / f"benchmarks/results/{place}.json"
+    assert ("Medians" in wanted.write(json.loads(file.read_text()))) is has_medians
 
 
 def test_report_without_results_is_status_2(tmp_path: Path) -> None:

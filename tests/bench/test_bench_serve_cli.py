@@ -73,6 +73,9 @@ URL = ("--url", "http://127.0.0.1:9/v1")
         ([*URL, "--endpoint", "chat", "--prompt-form", "ids"], 2, "prompt_form is 'ids'"),
         ([*URL, "--prompt-form", "words"], 2, "prompt_form is 'words'"),
         ([*URL, "--prompts", "no-such-file"], 2, "no-such-file"),
+        ([*URL, "--prompts", "f", "--prompt-tokens", "9"], 2, "--prompt-tokens is for random"),
+        ([*URL, "--prompts", "f", "--vocab-size", "9"], 2, "--vocab-size is for random"),
+        ([*URL, "--prompts", "f", "--prompt-form", "ids"], 2, "--prompt-form is for random"),
         ([*URL, "--shared-prefix-tokens", "64"], 2, "shared_prefix_tokens is 64"),
         ([*URL, "--extra-body", "[1]"], 2, "extra_body is '[1]'"),
         ([*URL, "--extra-body", "{"], 2, "which is not JSON"),
@@ -82,6 +85,7 @@ URL = ("--url", "http://127.0.0.1:9/v1")
         ([*URL, "--quantization", "int4"], 2, "--quantization is for a server"),
         ([*URL, "--model", "random:8x7b"], 2, "--model is for a server"),
         ([*URL, "--server-options", "--port 1"], 2, "--server-options is for a server"),
+        (["--server-options", "'--max-num-seqs 4"], 2, "server_options is"),
         (["--api-key", "k"], 2, "--api-key goes with --url"),
         (["--model", "no-such-model"], 2, "no-such-model"),
     ],
@@ -94,6 +98,20 @@ def test_wrong_input_is_one_line_with_its_status(
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("repeats", "is_said"), [("1", False), ("2", True)])
+def test_prompts_that_come_again_are_remarked(repeats: str, is_said: bool, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": "three"}\n')
+    sizes = ("--no-probes", "--requests", "2", "--warmup", "1", "--new-tokens", "2")
+    with running(FakeServer()) as server:
+        where = ("--url", server.url, "--prompts", str(file))
+        done = bench_serve(*where, *sizes, "--repeats", repeats)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["notes"]["listed_prompts"] == 3
+    assert ("5 requests were made of 3 prompts" in done.stderr) is is_said
 
 
 def test_when_no_request_succeeds_the_status_is_1_and_the_report_is_there() -> None:
@@ -174,3 +192,18 @@ def test_own_server_that_is_never_ready_is_stopped() -> None:
         own_server([], program=program, start_timeout_s=0.3),
     ):
         pass
+
+
+def test_own_server_takes_no_setting_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MIXTRAL_MODEL", "MIXTRAL_QUANTIZATION", "MIXTRAL_API_KEY", "MIXTRAL_CPU_LEVEL"):
+        monkeypatch.setenv(name, "portable")
+    file = tmp_path / "names"
+    script = "import os, sys; open(sys.argv[1], 'w').write('\\n'.join(os.environ)); sys.exit(2)"
+    program = [sys.executable, "-c", script, str(file)]
+    with pytest.raises(ConfigError), own_server([], program=program):
+        pass
+    names = file.read_text().split()
+    assert [name for name in names if name.startswith("MIXTRAL_")] == ["MIXTRAL_CPU_LEVEL"]
+    assert "PATH" in names

@@ -154,7 +154,19 @@ def test_a_stream_that_is_not_whole_is_a_bad_answer(events: list[str], message: 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:8000", "ftp://host/v1", "http://", "http://h:99999", "http://h/v1?x=1", "h h"],
+    [
+        "",
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://",
+        "http://h:99999",
+        "http://h:0/v1",
+        "http://a..b:8000/v1",
+        f"http://{'a' * 64}:8000/v1",
+        "http://:password@h/v1",
+        "http://h/v1?x=1",
+        "h h",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="must be the address of a server"):

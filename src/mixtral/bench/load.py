@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixtral.bench.collect import collect
+from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.probes import Prober, Probes
-from mixtral.bench.results import Result, Spread
+from mixtral.bench.results import Report, Result, Spread
 from mixtral.checkpoint import open_checkpoint
 from mixtral.errors import ConfigError, EngineError, UnsupportedError
 from mixtral.model_source import ModelSource
+from mixtral.quantization import find_recipe
 
 _BUFFER_BYTES = 1 << 24
 
@@ -35,7 +38,7 @@ class LoadOptions:
     """How loading is measured.
 
     Raises:
-        ConfigError: A number is below 1.
+        ConfigError: A number is below 1, or there is no such recipe.
     """
 
     name: str
@@ -52,10 +55,12 @@ class LoadOptions:
     """Whether the files are dropped from the page cache before each measurement."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers and the recipe."""
         for name in ("repeats", "threads", "prompt_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if self.quantization is not None:
+            find_recipe(self.quantization)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +72,9 @@ class _Files:
     num_bytes: int
     layers: int
     format: str
+    is_packed: bool
+    longest: int
+    """Context of the model in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +94,10 @@ def measure_load(
     options: LoadOptions,
     *,
     on_repeat: Callable[[], None] = lambda: None,
-) -> Result:
+) -> Report:
     """Time reading and loading a checkpoint in turn.
+
+    After Ctrl-C or a failure the report has the pairs that were whole by then.
 
     Args:
         source: The checkpoint, a folder or a GGUF file.
@@ -96,32 +106,51 @@ def measure_load(
         on_repeat: Called after each pair.
 
     Raises:
-        ConfigError: The model has no files.
+        ConfigError: The model has no files, is packed in another way than asked for, or its
+            context is too short for the prompt.
         CheckpointError: They are not a model.
         EngineError: The loading process failed.
         UnsupportedError: This system cannot drop files from its page cache.
+        KeyboardInterrupt: At Ctrl-C, before the first pair was whole.
     """
     if options.is_cold and not hasattr(os, "posix_fadvise"):
         raise UnsupportedError(
             "this system cannot drop files from its page cache; leave out --cold."
         )
     files = _find_files(source)
+    _check(files, options)
     buffer = bytearray(_BUFFER_BYTES)
+    others = OtherProcesses()
     if not options.is_cold:
         read_files(files.paths, buffer)
-    samples, probes = [], [prober.measure()]
-    for _ in range(options.repeats):
-        if options.is_cold:
-            drop_from_cache(files.paths)
-        begin = time.perf_counter()
-        read_files(files.paths, buffer)
-        read_s = time.perf_counter() - begin
-        if options.is_cold:
-            drop_from_cache(files.paths)
-        samples.append(_Sample(read_s=read_s, **_load(files, options)))
-        probes.append(prober.measure())
+    before = prober.measure()
+
+    def measure_pair() -> tuple[_Sample, Probes]:
+        sample = _measure_pair(files, options, buffer)
+        after = prober.measure()
         on_repeat()
-    return _result(files, samples, Probes.median(probes), options)
+        return sample, after
+
+    done = collect(measure_pair() for _ in range(options.repeats))
+    samples = [sample for sample, _ in done.found]
+    probes = Probes.median([before, *(after for _, after in done.found)])
+    return Report(
+        results=[_result(files, samples, probes, options)],
+        notes={"repeats": options.repeats, "other_processes": others.share()},
+        is_cut=done.is_cut,
+        failure=done.failure,
+    )
+
+
+def _measure_pair(files: _Files, options: LoadOptions, buffer: bytearray) -> _Sample:
+    if options.is_cold:
+        drop_from_cache(files.paths)
+    begin = time.perf_counter()
+    read_files(files.paths, buffer)
+    read_s = time.perf_counter() - begin
+    if options.is_cold:
+        drop_from_cache(files.paths)
+    return _Sample(read_s=read_s, **_load(files, options))
 
 
 def read_files(paths: Sequence[Path], buffer: bytearray) -> int:
@@ -156,6 +185,8 @@ def _find_files(source: ModelSource) -> _Files:
             num_bytes=gguf.num_bytes,
             layers=gguf.config.num_hidden_layers,
             format=gguf.dtype,
+            is_packed=False,  # in none of our recipes
+            longest=gguf.config.max_position_embeddings,
         )
     if source.folder is None:
         raise ConfigError(
@@ -170,7 +201,24 @@ def _find_files(source: ModelSource) -> _Files:
         num_bytes=checkpoint.num_bytes,
         layers=checkpoint.config.num_hidden_layers,
         format=checkpoint.dtype if recipe is None else recipe.name,
+        is_packed=recipe is not None,
+        longest=checkpoint.config.max_position_embeddings,
     )
+
+
+def _check(files: _Files, options: LoadOptions) -> None:
+    """Refuse what the loading process would refuse, before the first file is read."""
+    wanted = options.quantization
+    if files.is_packed and wanted not in (None, files.format):
+        raise ConfigError(
+            f"{files.model} is packed as {files.format}, and {wanted} is asked for; leave that "
+            "out, or start from the unquantized weights."
+        )
+    if options.prompt_tokens >= files.longest:
+        raise ConfigError(
+            f"prompt_tokens is {options.prompt_tokens}; it must be at most {files.longest - 1}, "
+            "so that one more token goes into the context of this model."
+        )
 
 
 def _load(files: _Files, options: LoadOptions) -> dict[str, Any]:

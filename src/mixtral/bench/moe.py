@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixtral.bench.collect import collect
 from mixtral.bench.contender import stored_tensors
 from mixtral.bench.counts import count_distinct
 from mixtral.bench.named_model import ModelOptions
@@ -62,6 +63,8 @@ def measure_moe(
 ) -> Report:
     """Measure the experts of a model's first layer at every number of tokens.
 
+    After Ctrl-C or a failure the report has the numbers of tokens that were whole by then.
+
     Args:
         options: What to measure.
         prober: Takes the ceilings; None makes one.
@@ -71,6 +74,7 @@ def measure_moe(
         ConfigError: An option is wrong.
         CheckpointError: The model's files are wrong.
         UnsupportedError: The model does not fit, is dense, or does not run in the C++ library.
+        KeyboardInterrupt: At Ctrl-C, before the first number of tokens was whole.
     """
     source = options.model.find()
     if source.config.is_dense:
@@ -85,16 +89,18 @@ def measure_moe(
     layer = _Layer(model, library, format_name=format_name, seed=options.model.seed)
     prober = prober or Prober()
     others = OtherProcesses()
-    results = []
-    for tokens in options.tokens:
+
+    def measure(tokens: int) -> Result:
         found = _measure(layer, tokens, prober, repeats=options.repeats, on_repeat=on_repeat)
-        results.append(_result(layer, options.model, tokens, *found))
+        return _result(layer, options.model, tokens, *found)
+
+    done = collect(measure(tokens) for tokens in options.tokens)
     notes = {
         "seed": options.model.seed,
         "repeats": options.repeats,
         "other_processes": others.share(),
     }
-    return Report(results=results, notes=notes)
+    return Report(results=done.found, notes=notes, is_cut=done.is_cut, failure=done.failure)
 
 
 class _Layer:

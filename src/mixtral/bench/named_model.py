@@ -57,7 +57,7 @@ class ModelOptions:
             dtype=self.dtype,
             quantization=self.quantization,
             device=self.device,
-            seed=self.seed,
+            seed=self.seed if source.is_random else 0,  # others have none, but prompts do
         )
         return model, self._format_of(model, source)
 

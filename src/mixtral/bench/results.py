@@ -8,12 +8,14 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, Self
@@ -24,6 +26,9 @@ from mixtral.bench.probes import Probes
 from mixtral.machine import num_usable_cpus
 from mixtral.whole_file import write_whole
 
+_KEY_OPTION = "--api-key"
+# The words of --server-options are one word of ours.
+_KEY_WITHIN = re.compile(rf"({_KEY_OPTION}[= ]\s*)\S+")
 Work = Literal["prefill", "decode", "moe", "load", "serve"]
 
 
@@ -81,7 +86,9 @@ class Result:
     """Operations per second over the int8 probe for low-bit weights, over the bfloat16 probe for
     bfloat16 ones; null for other types and for load."""
     peak_rss_bytes: int
-    """Highest resident memory of the process; a peer in the same process is in it."""
+    """Highest resident memory of the process from its start: loading, the model, the buffers of
+    the probes (0.5 GB), and peers in the same process with what their gate needed are all in it. A
+    load has that of the loading process up to the first token, where no probe runs."""
     probes: Probes
     """Ceilings of the same seconds."""
     load: dict[str, Any] | None = None
@@ -116,6 +123,10 @@ class Report:
     """One per work, size and peer."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Conditions: seed, repeats, the peers' versions, the outcomes of the correctness gate."""
+    is_cut: bool = False
+    """Whether Ctrl-C ended it; the results are those that were whole by then."""
+    failure: str | None = None
+    """What ended it, where that was a failure after the first result."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report with machine, commit, command and date."""
@@ -162,8 +173,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_command() -> str:
-    """Return the command line of this process, without the folder of its program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command line of this process, without the folder of its program and without keys.
+
+    The value of ``--api-key`` is ``***``: reports are shown around.
+    """
+    words = [_without_key(before, word) for before, word in pairwise(sys.argv)]
+    return shlex.join([Path(sys.argv[0]).name, *words])
+
+
+def _without_key(before: str, word: str) -> str:
+    if before == _KEY_OPTION:
+        return "***"
+    if word.startswith(f"{_KEY_OPTION}="):
+        return f"{_KEY_OPTION}=***"
+    return _KEY_WITHIN.sub(r"\1***", word)
 
 
 def find_commit() -> str | None:

@@ -50,9 +50,10 @@ class Target:
         try:
             parts = urlsplit(url)
             port = parts.port
+            (parts.hostname or "").encode("idna")  # as connecting does; it refuses "a..b"
         except ValueError:
             parts, port = urlsplit(""), None
-        is_plain = not (parts.query or parts.fragment or parts.username)
+        is_plain = not (parts.query or parts.fragment or "@" in parts.netloc or port == 0)
         is_clean = url.isascii() and url.isprintable() and " " not in url
         if parts.scheme not in ("http", "https") or not (parts.hostname and is_plain and is_clean):
             raise ConfigError(

@@ -5,6 +5,7 @@ load alone. A server on another machine is not probed.
 """
 
 import ipaddress
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,11 +89,24 @@ def quick_prober() -> Prober:
 
 
 def is_on_this_machine(target: Target) -> bool:
-    """Whether a server shares this machine's processors."""
+    """Whether a server shares this machine's processors: its host is one of our own addresses."""
     try:
-        return ipaddress.ip_address(target.host).is_loopback
-    except ValueError:
-        return target.host == "localhost"
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(_is_own(family, str(address[0])) for family, _, _, _, address in found)
+
+
+def _is_own(family: int, host: str) -> bool:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_loopback or address.is_unspecified:
+        return True
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))  # only an address of this machine can be listened on
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(kw_only=True, slots=True)
@@ -201,6 +215,7 @@ def _notes(session: ServeSession, options: ServeOptions) -> dict[str, Any]:
         "extra_body": dict(options.body.extra_body),
         "prompt_form": options.prompts.form if is_random else "file",
         "shared_prefix_tokens": options.prompts.shared_prefix_tokens if is_random else None,
+        "listed_prompts": None if is_random else len(options.listed_prompts),
         "url": session.target.url if server is None else None,
         "server_start_s": None if server is None else server.start_s,
     }

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from mixtral.errors import ConfigError, EngineError
 
 _HOST = "127.0.0.1"
 _STOP_TIMEOUT_S = 20.0
-_KEY_VARIABLES = ("MIXTRAL_API_KEY", "MIXTRAL_API_KEYS_FILE")
+# Says which kernels run, here and there; every other variable of ours is a setting of a server.
+_KEPT_VARIABLE = "MIXTRAL_CPU_LEVEL"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +75,7 @@ def own_server(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Nobody else can reach it, and the load generator has no key.
-            env={name: value for name, value in os.environ.items() if name not in _KEY_VARIABLES},
+            env=_without_settings(os.environ),
             # Ctrl-C is for the load generator, which then stops the server.
             start_new_session=True,
         )
@@ -88,6 +88,15 @@ def own_server(
             )
         finally:
             _stop(process)
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the user's settings of a server: keys, and all that the report does not know of."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name == _KEPT_VARIABLE or not name.startswith("MIXTRAL_")
+    }
 
 
 def _wait_until_ready(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixtral.bench.collect import collect
 from mixtral.bench.contender import Contender, MixtralContender, Room
 from mixtral.bench.gate import (
     GATE_TOKENS,
@@ -18,7 +19,7 @@ from mixtral.bench.gate import (
 from mixtral.bench.named_model import ModelOptions
 from mixtral.bench.other_processes import OtherProcesses
 from mixtral.bench.probes import Prober
-from mixtral.bench.results import Ratio, Report, Result
+from mixtral.bench.results import Report
 from mixtral.bench.steps import Subject, Workload, measure
 from mixtral.errors import ConfigError
 from mixtral.model import LanguageModel
@@ -86,6 +87,8 @@ def measure_steps(
 ) -> Report:
     """Measure one model, and peers on the same weights, at every size.
 
+    After Ctrl-C or a failure the report has the sizes that were whole by then.
+
     Args:
         options: What to measure.
         peers: Make the engines to compare with.
@@ -97,6 +100,7 @@ def measure_steps(
         CheckpointError: The model's files are wrong.
         UnsupportedError: The model does not fit, or a peer is not installed.
         EngineError: A peer disagrees with us; nothing was timed then.
+        KeyboardInterrupt: At Ctrl-C, before the first size was whole.
     """
     source = options.model.find()
     room = options.room(source.config.max_position_embeddings)
@@ -116,16 +120,18 @@ def measure_steps(
     prober = prober or Prober(model.device)
     others = OtherProcesses()
     subject = Subject.of(model, name=options.model.name, seed=seed)
-    results: list[Result] = []
-    ratios: list[Ratio] = []
-    for work in options.workloads:
-        found = measure(
-            subject, work, contenders, prober, repeats=options.repeats, on_repeat=on_repeat
-        )
-        results += found[0]
-        ratios += found[1]
+    done = collect(
+        measure(subject, work, contenders, prober, repeats=options.repeats, on_repeat=on_repeat)
+        for work in options.workloads
+    )
     notes["other_processes"] = others.share()
-    return Report(results=results, ratios=ratios, notes=notes)
+    return Report(
+        results=[result for results, _ in done.found for result in results],
+        ratios=[ratio for _, ratios in done.found for ratio in ratios],
+        notes=notes,
+        is_cut=done.is_cut,
+        failure=done.failure,
+    )
 
 
 def describe_peer(

@@ -1,12 +1,12 @@
 """``mixtral bench``: speed and memory, beside the ceilings; ``serve`` is in ``bench_serve``.
 
 A table goes to standard error. The last line of standard output is the report as one line of JSON;
-``--json FILE`` writes it to a file as well.
+``--json FILE`` writes it to a file as well. After Ctrl-C, or a failure, it has what was whole by
+then, and the exit status is 130, or 1.
 """
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from mixtral.cli import bench_serve
+from mixtral.cli.bench_output import CUT_REMARK, CUT_STATUS, check_targets, give_values
 from mixtral.cli.console import note, stderr_console
 from mixtral.cli.options import (
     DeviceOption,
@@ -25,7 +26,7 @@ from mixtral.cli.options import (
     QuantizationOption,
     grouped_options,
 )
-from mixtral.errors import ConfigError
+from mixtral.errors import ConfigError, EngineError
 from mixtral.machine import num_usable_cpus
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class CommonOptions:
     """What every measurement takes.
 
     Raises:
-        ConfigError: A number is below 1, or there are not so many processors.
+        ConfigError: A number is below 1, there are not so many processors, or the report cannot be
+            written.
     """
 
     threads: Annotated[
@@ -85,7 +87,7 @@ class CommonOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers, and the file."""
         usable = num_usable_cpus()
         if self.threads is not None and not 1 <= self.threads <= usable:
             raise ConfigError(
@@ -94,6 +96,7 @@ class CommonOptions:
             )
         if self.repeats < 1:
             raise ConfigError(f"repeats is {self.repeats}; it must be at least 1.")
+        check_targets(self.json_file)
 
     @property
     def num_threads(self) -> int:
@@ -256,9 +259,7 @@ def load(
     import torch
 
     from mixtral.bench.load import LoadOptions, measure_load
-    from mixtral.bench.other_processes import OtherProcesses
     from mixtral.bench.probes import Prober
-    from mixtral.bench.results import Report
     from mixtral.bench.table import load_table
     from mixtral.loading import find_or_download
 
@@ -274,12 +275,9 @@ def load(
     if not is_cold:
         note("reading the files once, so that they are in the page cache")
     torch.set_num_threads(options.threads)
-    others = OtherProcesses()
     with _bars() as begin_bar:
         advance = begin_bar(f"load {model}", options.repeats)
-        result = measure_load(source, Prober(), options, on_repeat=lambda: advance(1))
-    notes = {"repeats": options.repeats, "other_processes": others.share()}
-    report = Report(results=[result], notes=notes)
+        report = measure_load(source, Prober(), options, on_repeat=lambda: advance(1))
     _publish(report, load_table(report), common.json_file)
 
 
@@ -332,18 +330,19 @@ def _peer_factory(
 
 
 def _publish(report: "Report", table: "Table", json_file: Path | None) -> None:
-    from mixtral.bench.results import write_json
-
     console = stderr_console()
     # Wide enough for every column; a narrow terminal wraps lines rather than cells.
     console.width = max(console.width, 150)
     console.print(table, soft_wrap=True)
+    if report.is_cut:
+        note(CUT_REMARK)
     if (share := report.notes.get("other_processes")) is not None:
         note(f"other processes took {share:.0%} of the processors meanwhile")
-    values = report.to_json()
-    if json_file is not None:
-        write_json(json_file, values)
-    typer.echo(json.dumps(values))
+    give_values(report.to_json(), json_file)
+    if report.is_cut:
+        raise typer.Exit(CUT_STATUS)
+    if report.failure is not None:
+        raise EngineError(f"the report is not whole, since a measurement failed: {report.failure}")
 
 
 def _parse_numbers(name: str, text: str) -> tuple[int, ...]:

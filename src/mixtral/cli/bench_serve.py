@@ -6,6 +6,7 @@ OpenAI-compatible server is measured. Ctrl-C ends the run and reports what was m
 
 import dataclasses
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mixtral.cli.bench_serve_options import LoadOptions, PromptOptions, ServerOptions
+from mixtral.cli.bench_output import CUT_REMARK, CUT_STATUS, check_targets, give_values
+from mixtral.cli.bench_serve_options import (
+    KEY_VARIABLE,
+    LoadOptions,
+    PromptOptions,
+    ServerOptions,
+)
 from mixtral.cli.console import note, spinner, stderr_console
 from mixtral.cli.options import ModelOptions, grouped_options
 from mixtral.errors import ConfigError, EngineError, UnsupportedError
@@ -54,6 +61,7 @@ def serve(
     """Time the answers of a server: first token, each token, all of it, under given loads."""
     if plot is not None and find_spec("matplotlib") is None:
         raise UnsupportedError("--plot needs matplotlib; run pip install 'mixtral[train]'.")
+    check_targets(json_file, plot)
     _refuse_unused(model, server)
     options = _measurement(server, load, prompts, vocab_size=_vocab_size(model, server, prompts))
     if server.url is None:
@@ -68,8 +76,8 @@ def _measure_own(
 ) -> "ServeReport":
     from mixtral.bench.serve_server import own_server
 
+    arguments = [*_model_arguments(model), *_split_options(server.server_options)]
     known = _describe(model)
-    arguments = [*_model_arguments(model), *shlex.split(server.server_options)]
     with ExitStack() as stack:
         with spinner(f"starting mixtral serve with {model.model}"):
             process = stack.enter_context(own_server(arguments))
@@ -77,6 +85,18 @@ def _measure_own(
         return _measure(
             process.url, server, options, has_probes=has_probes, known=known, process=process
         )
+
+
+def _split_options(text: str) -> list[str]:
+    """Return the words of --server-options, as a shell has them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        reason = str(error).lower()
+        raise ConfigError(
+            f"server_options is {text!r}, which a shell cannot read: {reason}; write them as on a "
+            "command line, such as '--max-num-seqs 32'."
+        ) from None
 
 
 def _measure(
@@ -97,7 +117,8 @@ def _measure(
     )
     from mixtral.bench.serve_session import ServeSession
 
-    target = Target.parse(url, api_key=server.api_key)
+    # A server of our own has no key, and the variable may be meant for another.
+    target = Target.parse(url, api_key=server.api_key if process is None else None)
     with (
         _bar(f"measuring {url}", options.num_requests) as advance,
         ServeSession(
@@ -138,8 +159,7 @@ def _measurement(
     )
     listed = []
     if prompts.prompts is not None:
-        if prompts.prompt_form is not None or prompts.shared_prefix_tokens:
-            raise ConfigError("--prompts has its own; leave out the options of random prompts.")
+        _refuse_random(prompts)
         listed = serve_prompts.read_prompts(prompts.prompts, new_tokens=prompts.new_tokens)
     body = serve_prompts.BodyOptions(
         endpoint=cast("Endpoint", server.endpoint),
@@ -158,6 +178,15 @@ def _measurement(
         repeats=load.repeats,
         timeout_s=load.timeout,
     )
+
+
+def _refuse_random(prompts: PromptOptions) -> None:
+    """Refuse what says how random prompts are made."""
+    unused = PromptOptions()
+    for name in ("prompt_tokens", "shared_prefix_tokens", "prompt_form", "vocab_size"):
+        if getattr(prompts, name) != getattr(unused, name):
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} is for random prompts; leave it or --prompts out.")
 
 
 def _loads(options: LoadOptions) -> "list[Load]":
@@ -194,7 +223,7 @@ def _parse_object(name: str, text: str) -> dict[str, Any]:
 def _refuse_unused(model: ModelOptions, server: ServerOptions) -> None:
     """Refuse options that go with the other kind of server."""
     if server.url is None:
-        if server.api_key is not None:
+        if server.api_key not in (None, os.environ.get(KEY_VARIABLE)):
             raise ConfigError("--api-key goes with --url; a server of our own needs none.")
         return
     given = _model_arguments(model)[2:]
@@ -248,7 +277,6 @@ def _describe(model: ModelOptions) -> "ServedModel":
 
 
 def _publish(report: "ServeReport", plot: Path | None, json_file: Path | None) -> None:
-    from mixtral.bench.results import write_json
     from mixtral.bench.serve_report import serve_table
 
     console = stderr_console()
@@ -256,25 +284,25 @@ def _publish(report: "ServeReport", plot: Path | None, json_file: Path | None) -
     console.print(serve_table(report), soft_wrap=True)
     for line in _remarks(report):
         note(line)
-    values = report.to_json()
-    if json_file is not None:
-        write_json(json_file, values)
+    give_values(report.to_json(), json_file, draw=lambda: _draw(report, plot))
+    if report.is_cut:
+        raise typer.Exit(CUT_STATUS)
+    if not report.has_success:
+        raise EngineError("no request succeeded.")
+
+
+def _draw(report: "ServeReport", plot: Path | None) -> None:
     if plot is not None:
         from mixtral.bench.serve_plot import plot_report
 
         for path in plot_report(report, plot):
             note(f"wrote {path}")
-    typer.echo(json.dumps(values))
-    if report.is_cut:
-        raise typer.Exit(130)
-    if not report.has_success:
-        raise EngineError("no request succeeded.")
 
 
 def _remarks(report: "ServeReport") -> Iterator[str]:
     """Yield what a reader of the table must know beside it."""
     if report.is_cut:
-        yield "stopped with Ctrl-C; these are the numbers until then"
+        yield CUT_REMARK
     for result in report.results:
         serve = result.serve
         load = serve.concurrency if serve.request_rate is None else f"{serve.request_rate:g}/s"
@@ -285,8 +313,19 @@ def _remarks(report: "ServeReport") -> Iterator[str]:
         late = serve.lateness_ms
         if late is not None and late.p99 > 50:
             yield f"load {load}: the load generator was {late.p99:.0f} ms late (p99)"
+    lines, sent = report.notes["listed_prompts"], _count_sent(report)
+    if lines is not None and sent > lines:
+        yield (
+            f"{sent} requests were made of {lines} prompts; a prefix cache may know those that "
+            "come again"
+        )
     if (share := report.notes.get("other_processes")) is not None:
         yield f"other processes took {share:.0%} of the processors meanwhile"
+
+
+def _count_sent(report: "ServeReport") -> int:
+    finished = (result.serve.succeeded + result.serve.failed for result in report.results)
+    return int(report.notes["warmup"]) + sum(finished)
 
 
 @contextmanager

@@ -6,9 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+KEY_VARIABLE = "MIXTRAL_API_KEY"
+"""Where the key of a server may stand as well, as for the other commands that ask one."""
 
-def _option(*names: str, panel: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+def _option(
+    *names: str, panel: str, help: str, metavar: str | None = None, envvar: str | None = None
+) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, envvar=envvar)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +30,13 @@ class ServerOptions:
         ),
     ] = None
     api_key: Annotated[
-        str | None, _option("--api-key", panel="Server", help="Key that the server wants.")
+        str | None,
+        _option(
+            "--api-key",
+            panel="Server",
+            envvar=KEY_VARIABLE,
+            help="Key of the server at --url.",
+        ),
     ] = None
     served_model: Annotated[
         str | None,
