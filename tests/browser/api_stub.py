@@ -72,6 +72,47 @@ class ChatStub:
         route.fulfill(status=200, content_type="text/event-stream; charset=utf-8", body=body)
 
 
+_HELD = """path => {
+  const real = window.fetch;
+  window.fetch = (url, options) => {
+    if (!String(url).endsWith(path)) return real(url, options);
+    const start = controller => {
+      window.heldStream = controller;
+      options.signal.addEventListener("abort", () => controller.error(options.signal.reason));
+    };
+    const headers = { "content-type": "text/event-stream; charset=utf-8" };
+    return Promise.resolve(new Response(new ReadableStream({ start }), { headers }));
+  };
+}"""
+
+
+class HeldStream:
+    """A stream whose events arrive when a test sends them, and that ends when it says so.
+
+    ``page.route`` gives an answer as a whole; what happens while one grows needs this. The page is
+    loaded anew.
+    """
+
+    def __init__(self, page: "Page", path: str = "/v1/chat/completions") -> None:
+        self._page = page
+        page.add_init_script(f"({_HELD})({json.dumps(path)})")
+        page.reload()
+
+    def send(self, *pieces: dict[str, Any]) -> None:
+        """Let these events arrive; the question was asked, or is being asked."""
+        self._push("".join(f"data: {json.dumps(one)}\n\n" for one in pieces))
+
+    def end(self) -> None:
+        """Tell the end."""
+        self._push("data: [DONE]\n\n")
+        self._page.evaluate("window.heldStream.close()")
+
+    def _push(self, text: str) -> None:
+        self._page.wait_for_function("() => window.heldStream")
+        push = "text => window.heldStream.enqueue(new TextEncoder().encode(text))"
+        self._page.evaluate(push, text)
+
+
 def answer_json(page: "Page", path: str, body: Callable[[], Any] | Any) -> None:
     """Let a path answer with this JSON."""
 

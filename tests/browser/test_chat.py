@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.api_stub import CHAT, ChatStub, piece, text_answer
+from tests.browser.api_stub import CHAT, ChatStub, HeldStream, piece, text_answer
 from tests.browser.views import open_options, say, unfold, wait_until, wait_until_answered
 
 if TYPE_CHECKING:
@@ -143,6 +143,97 @@ def test_branches_and_conversations_are_there_after_a_reload(page: "Page") -> No
     titles.get_by_text("Hello").click()
     assert answers(page).get_by_test_id("branch-place").inner_text() == "2 of 2"
     assert body_text(answers(page)) == "second"
+
+
+# ---- What cannot be gone on from, and what must not be lost ----------------------------------
+
+
+def test_an_empty_answer_is_made_again_and_never_sent(page: "Page") -> None:
+    stub = ChatStub([text_answer(), text_answer("Now.")]).attach(page)
+    say(page, "Hello")
+    page.get_by_test_id("resume").wait_for()
+    assert "empty" in page.get_by_test_id("composer-hint").inner_text()
+    page.get_by_test_id("resume").click()
+    page.get_by_text("Now.", exact=True).wait_for()
+    assert [[m["content"] for m in asked["messages"]] for asked in stub.asked] == [["Hello"]] * 2
+
+
+def test_an_answer_that_a_reload_cut_off_before_its_first_token_is_made_again(
+    page: "Page",
+) -> None:
+    HeldStream(page)
+    say(page, "Hello")
+    page.get_by_test_id("stop").wait_for()
+    page.reload()
+    page.get_by_test_id("resume").wait_for()
+    assert not page.get_by_test_id("composer-text").is_editable()
+
+
+def test_a_message_cannot_be_edited_to_nothing(page: "Page") -> None:
+    ChatStub([text_answer("Hello.")]).attach(page)
+    say(page, "Hello")
+    wait_until_answered(page)
+    answers(page).get_by_test_id("edit-message").click()
+    page.get_by_test_id("edit-text").fill(" ")
+    page.get_by_test_id("edit-save").click()
+    page.get_by_test_id("notice").wait_for()
+    assert "needs a text" in page.get_by_test_id("notice").inner_text()
+    assert page.get_by_test_id("edit-text").input_value() == " "
+
+
+def test_an_edit_that_cannot_be_sent_stays_in_its_editor(page: "Page") -> None:
+    ChatStub([text_answer("Hello."), text_answer("Changed.")]).attach(page)
+    say(page, "one")
+    wait_until_answered(page)
+    page.get_by_test_id("field-temperature").fill("9")
+    questions(page).get_by_test_id("edit-message").click()
+    page.get_by_test_id("edit-text").fill("two")
+    page.get_by_test_id("edit-save").click()
+    page.get_by_test_id("notice").wait_for()
+    assert page.get_by_test_id("edit-text").input_value() == "two"
+    page.get_by_test_id("field-temperature").fill("1")
+    page.get_by_test_id("edit-save").click()
+    page.get_by_text("Changed.", exact=True).wait_for()
+    assert body_text(questions(page)) == "two"
+
+
+def test_an_editor_is_left_without_ending_the_answer_that_is_being_made(page: "Page") -> None:
+    stream = HeldStream(page)
+    say(page, "one")
+    stream.send(*text_answer("Hello."))
+    stream.end()
+    wait_until_answered(page)
+    questions(page).get_by_test_id("edit-message").click()
+    page.get_by_test_id("composer-text").fill("more")
+    page.evaluate("window.heldStream = null")
+    page.get_by_test_id("composer-text").press("Enter")
+    stream.send(piece({"content": "half"}))
+    page.get_by_test_id("edit-text").fill("two")
+    page.get_by_test_id("edit-save").click()
+    page.get_by_test_id("notice").wait_for()
+    assert "another answer" in page.get_by_test_id("notice").inner_text()
+    page.get_by_test_id("edit-text").press("Escape")
+    page.get_by_test_id("edit-text").wait_for(state="detached")
+    stream.send(*text_answer(" whole"))
+    stream.end()
+    page.get_by_text("half whole", exact=True).wait_for()
+
+
+def test_an_error_ends_all_answers_that_were_being_made(page: "Page") -> None:
+    error = {"message": "the engine stopped.", "type": "server_error", "param": None, "code": None}
+    failing = [
+        piece({"content": "first"}),
+        piece({"content": "second"}, index=1),
+        piece({"content": ""}, finish_reason="error", error=error),
+    ]
+    ChatStub([failing]).attach(page)
+    unfold(page, "sampling-more")
+    page.get_by_test_id("field-n").fill("2")
+    say(page, "Hello")
+    for text, arrow in (("first", "branch-next"), ("second", "branch-previous")):
+        page.get_by_text(text, exact=True).wait_for()
+        assert answers(page).get_by_test_id("message-error").inner_text() == "the engine stopped."
+        answers(page).get_by_test_id(arrow).click()
 
 
 # ---- Settings of a conversation --------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser.api_stub import HeldStream
 from tests.browser.views import (
     CITED,
     DOCUMENT_TEXT,
@@ -120,6 +121,25 @@ def test_a_citation_opens_its_document_at_the_cited_words(page: "Page", way: str
     cited.wait_for(state="hidden")
     focused = page.evaluate("document.activeElement.dataset.testid")
     assert focused == way  # the keyboard goes on where it was
+
+
+def test_passages_that_were_opened_stay_open_while_the_answer_grows(page: "Page") -> None:
+    stub_documents(page)
+    stream = HeldStream(page, "/v1/rag/ask")
+    open_view(page, "documents")
+    page.get_by_test_id("question").fill("How is int4 packed?")
+    page.get_by_test_id("ask-send").click()
+    stream.send({"object": "rag.passages", "data": RAG_ANSWER["passages"]})
+    passages = page.get_by_test_id("rag-passages")
+    passages.locator("summary").click()
+    stream.send({"object": "rag.delta", "text": "Thirty-two "})
+    page.get_by_text("Thirty-two").wait_for()
+    assert passages.locator(".passage").is_visible()
+    stream.send(RAG_ANSWER)
+    stream.end()
+    page.get_by_test_id("citation-mark").wait_for()
+    assert passages.locator(".passage").is_visible()
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
 def test_an_answer_without_a_source_shows_where_to_read(page: "Page") -> None:

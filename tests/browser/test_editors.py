@@ -41,6 +41,13 @@ def is_wrong(verdict: "Locator") -> bool:
         ('{"type": "object"', "missing"),
         ('{"type": "struct"}', "#/type must be one"),
         ('{"type": "object", "type": "array"}', "type"),
+        ('{"maximum": 9007199254740993}', "cannot hold the number 9007199254740993 exactly"),
+        ('{"maximum": 1e400}', "cannot hold the number 1e400"),
+        (
+            '{"properties": {"b": {}, "10": {}}}',
+            'Line 1, column 26: the browser would move the name "10"',
+        ),
+        ('{"properties": {"2": {}, "1": {}}}', 'would move the name "1"'),
     ],
 )
 def test_a_schema_that_is_wrong_is_told_while_it_is_typed(
@@ -59,6 +66,17 @@ def test_a_schema_that_is_wrong_is_told_while_it_is_typed(
     page.get_by_test_id("schema-text").fill(json.dumps(SCHEMA))
     assert not is_wrong(verdict)
     assert verdict.inner_text() == "This can be sent."
+
+
+def test_a_schema_is_sent_as_it_was_written(page: "Page") -> None:
+    stub = ChatStub([text_answer("{}")]).attach(page)
+    choose_format(page, "json_schema")
+    text = '{"properties":{"1":{},"10":{},"b":{},"a":{"enum":[9007199254740991,-0.5,1e+300]}}}'
+    page.get_by_test_id("schema-text").fill(text)
+    say(page, "Hello")
+    wait_until_answered(page)
+    sent = stub.asked[0]["response_format"]["json_schema"]["schema"]
+    assert json.dumps(sent, separators=(",", ":")) == text
 
 
 def test_an_answer_follows_the_schema(page: "Page") -> None:

@@ -125,6 +125,15 @@ def test_the_load_of_the_server_goes_on_live(page: "Page") -> None:
     assert sum(shares) == pytest.approx(100, abs=len(shares) / 2)
 
 
+def test_a_long_text_through_many_layers_has_its_experts_counted(page: "Page") -> None:
+    count = """async () => {
+      const { numExpertsOf } = await import("./playground/js/routes.js");
+      const expertIds = Array.from({ length: 1000 }, (_, layer) => [layer % 7, 0]);
+      return numExpertsOf(Array.from({ length: 300 }, () => ({ expertIds })));
+    }"""
+    assert page.evaluate(count) == 7
+
+
 def test_a_prompt_that_is_too_long_is_told(page: "Page", allowed_errors: list[str]) -> None:
     allowed_errors.append("400")
     open_view(page, "experts")

@@ -63,6 +63,14 @@ def test_exact_way_finds_what_a_double_loop_finds(
     assert (17, 41) in found
 
 
+def test_opposite_vectors_are_2_apart_and_no_more() -> None:
+    vectors = unit(np.random.default_rng(0).normal(size=(50, 8)))
+    found = pairs_of(np.concatenate([vectors, -vectors]), 2.0, "exact")
+    # Of float32 rows that are a little too long, the difference is, too.
+    assert len(found) == 100 * 99 / 2
+    assert max(found.values()) == 2.0
+
+
 def test_index_finds_99_of_100_pairs_each_once_with_the_same_distances(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,12 +1,16 @@
 """Texts to pairs and clusters, with a model of two dimensions, and the guide's three sentences."""
 
 from math import cos, sin
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from mixtral.cli import paraphrase as command
+from mixtral.embed import Embeddings
 from mixtral.errors import InvalidRequest
 from mixtral.paraphrase import Pair, all_pairs, find_paraphrases
 from mixtral.paraphrase import vectors as vectors_module
@@ -131,6 +135,32 @@ def test_tables_show_each_text_with_its_line() -> None:
         "                    12  two",
     ]
     assert [*cluster_lines([[0, 1]], lines)] == ["cluster 1: 2 texts", "   3  one", "  12  two"]
+
+
+class CuttingEmbedder:
+    """A model that reads one token."""
+
+    name = "short"
+    max_tokens = 1
+
+    def embed(self, texts: list[str], /) -> Embeddings:
+        vectors = np.eye(len(texts), dtype=np.float32)
+        return Embeddings(
+            vectors=vectors, num_tokens=[1] * len(texts), is_cut=[" " in text for text in texts]
+        )
+
+
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_texts_that_the_model_did_not_read_to_their_ends_are_told_of(
+    tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_load", lambda model, device: CuttingEmbedder())
+    file, out = tmp_path / "texts.txt", tmp_path / "found.json"
+    file.write_text("one\none two\nthree\n")
+    result = CliRunner().invoke(command.app, [str(file), *options, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "1 texts are longer than the 1 tokens that short reads" in result.stderr
+    assert '"num_cut": 1' in out.read_text()
 
 
 def test_guide_table_orders_the_pairs_as_mistral_embed_does() -> None:

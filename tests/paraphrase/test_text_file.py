@@ -36,6 +36,13 @@ def test_json_lines_hold_objects_or_texts(tmp_path: Path) -> None:
         ("a.csv", "id,name\n1,a\n", None, "no column 'text'; its columns are: id, name"),
         ("a.csv", "", None, "its columns are: none"),
         ("a.csv", 'text\n"open\n', None, "is not CSV"),
+        ("a.csv", 'text\none\n"two"x\n', None, "line 3 is not CSV"),
+        (
+            "a.jsonl",
+            '"one"\n{"text": "a\\ud800"}\n',
+            None,
+            "line 2 holds the lone surrogate U.D800",
+        ),
         ("a.txt", "one\n", "text", "has no column 'text'"),
         ("a.jsonl", '{"a": 1}\n', "a", "line 1 has no text under 'a'"),
         ("a.jsonl", "[1]\n", None, "line 1 has a list"),

@@ -134,14 +134,27 @@ def _load(model: str | None, device: str) -> "Embedder":
 def _every_pair(
     lines: "Sequence[Line]", embedder: "Embedder"
 ) -> tuple[dict[str, Any], Iterator[str]]:
-    from mixtral.paraphrase import all_pairs
+    from mixtral.paraphrase.find import pair_table
     from mixtral.paraphrase.report import guide_lines, pair_dict
 
     texts = [line.text for line in lines]
     with spinner("embedding"):
-        found = all_pairs(texts, embedder)
-    report = {"model": embedder.name, "pairs": [pair_dict(pair, lines) for pair in found]}
+        found, num_cut = pair_table(texts, embedder)
+    _note_cut(num_cut, embedder)
+    report = {
+        "model": embedder.name,
+        "num_cut": num_cut,
+        "pairs": [pair_dict(pair, lines) for pair in found],
+    }
     return report, guide_lines(found, texts)
+
+
+def _note_cut(num_cut: int, embedder: "Embedder") -> None:
+    if num_cut:
+        note(
+            f"{num_cut} texts are longer than the {embedder.max_tokens} tokens that "
+            f"{embedder.name} reads; their ends were left out"
+        )
 
 
 def _find(
@@ -163,11 +176,7 @@ def _find(
             with_pairs=with_pairs,
             progress=show,
         )
-    if found.num_cut:
-        note(
-            f"{found.num_cut} texts are longer than the {embedder.max_tokens} tokens that "
-            f"{embedder.name} reads; their ends were left out"
-        )
+    _note_cut(found.num_cut, embedder)
     if not found.is_exact:
         note(
             "found through an index, which misses a pair now and then; --method exact compares all"

@@ -128,22 +128,32 @@ def all_pairs(texts: Sequence[str], embed: Embed | None = None) -> list[Pair]:
         InvalidRequest: A text is empty or no text, or there are too many.
         UnsupportedError: The extra for the default model is not installed.
     """
+    return pair_table(texts, embed)[0]
+
+
+def pair_table(texts: Sequence[str], embed: Embed | None = None) -> tuple[list[Pair], int]:
+    """Return what ``all_pairs`` does, and the number of texts whose ends the model did not read.
+
+    Raises:
+        InvalidRequest: As ``all_pairs``.
+        UnsupportedError: As ``all_pairs``.
+    """
     if len(texts) > _MAX_IN_TABLE:
         raise InvalidRequest(
             f"there are {len(texts)} texts; a table of all pairs takes up to {_MAX_IN_TABLE}."
         )
     places = _places(texts)
-    vectors = embed_texts(list(places), _model(embed)).vectors
+    embedded = embed_texts(list(places), _model(embed))
     row = {place: index for index, where in enumerate(places.values()) for place in where}
     named = list(combinations(range(len(texts)), 2))
     sides = np.array([(row[one], row[other]) for one, other in named], dtype=np.int64)
     first, second = sides.reshape(-1, 2).T
-    return [
+    far = distances(embedded.vectors, first, second).tolist()
+    pairs = [
         Pair(first=one, second=other, distance=distance)
-        for (one, other), distance in zip(
-            named, distances(vectors, first, second).tolist(), strict=True
-        )
+        for (one, other), distance in zip(named, far, strict=True)
     ]
+    return pairs, embedded.num_cut
 
 
 def check_threshold(threshold: float) -> None:

@@ -112,7 +112,8 @@ def distances(
         part = slice(begin, begin + _AT_ONCE)
         difference = vectors[first[part]].astype(np.float64) - vectors[second[part]]
         result[part] = np.sqrt(np.einsum("kd,kd->k", difference, difference))
-    return result
+    # float32 rows are a little longer or shorter than 1, so opposite ones may lie beyond 2.
+    return np.minimum(result, 2.0)
 
 
 _Proposals = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]

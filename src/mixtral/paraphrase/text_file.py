@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mixtral.errors import InvalidRequest
+from mixtral.tokenizer.chat import check_unicode
 
 DEFAULT_COLUMN = "text"
 """Column of CSV, or key of JSON lines, that is read where none is named."""
@@ -98,7 +99,9 @@ def _csv_texts(file: TextIO, delimiter: str, column: str, name: str) -> Iterator
         for row in reader:
             yield reader.line_num, row[column] or ""
     except csv.Error as error:
-        raise InvalidRequest(f"{name}: line {reader.line_num} is not CSV: {error}.") from error
+        # The reader inside: DictReader's own number is that of the last row that was right.
+        number = reader.reader.line_num
+        raise InvalidRequest(f"{name}: line {number} is not CSV: {error}.") from error
 
 
 def _json_texts(file: TextIO, key: str, name: str) -> Iterator[tuple[int, str]]:
@@ -116,4 +119,5 @@ def _json_texts(file: TextIO, key: str, name: str) -> Iterator[tuple[int, str]]:
             raise InvalidRequest(
                 f"{name}: line {number} has {what}; each line is an object with it, or a text."
             )
+        check_unicode(text, name=f"{name}: line {number}")
         yield number, text

@@ -2,7 +2,7 @@
  * A question to the documents: the answer as it is made, what it cites, and the passages behind it.
  */
 
-import { byId, counted, fill, h, setText } from "./dom.js";
+import { byId, counted, fill, h, oncePerFrame, setText } from "./dom.js";
 import { renderMarkdown } from "./markdown.js";
 import { showSource } from "./source_view.js";
 import { splitMarks } from "./spans.js";
@@ -24,7 +24,8 @@ export function mountAsk(store, api) {
     const state = { text: "", passages: [], whole: /** @type {any} */ (null), failure: "" };
     [send.hidden, stop.hidden] = [true, false];
     setText(byId("ask-status"), "Looking for passages …");
-    drawAnswer(api, answer, state);
+    const draw = createAnswer(api, answer);
+    const drawSoon = oncePerFrame(() => draw(state));
     const body = {
       question: question.value,
       limit: Number(byId("ask-limit").value),
@@ -37,7 +38,7 @@ export function mountAsk(store, api) {
         (/** @type {any} */ piece) => {
           take(state, piece);
           setText(byId("ask-status"), state.whole ? "" : "Answering …");
-          drawAnswer(api, answer, state);
+          drawSoon();
         },
         abort.signal,
       );
@@ -52,7 +53,7 @@ export function mountAsk(store, api) {
     [send.hidden, stop.hidden] = [false, true];
     if (hadFocus) question.focus();
     abort = null;
-    drawAnswer(api, answer, state);
+    draw(state);
   });
   stop.addEventListener("click", () => abort?.abort());
 }
@@ -67,56 +68,87 @@ function take(state, piece) {
   else if (piece.object === "rag.answer") [state.whole, state.text] = [piece, piece.answer];
 }
 
-/** @param {any} api @param {HTMLElement} target @param {AskState} state */
-function drawAnswer(api, target, state) {
-  const citations = state.whole?.citations ?? [];
-  const nearest = state.whole?.nearest;
-  const text = h("div", { class: "markdown", testid: "rag-text" });
-  text.append(renderMarkdown(state.text, { isComplete: Boolean(state.whole) }));
-  linkMarks(text, citations, citation => showSource(api, citation));
-  const isMissing = state.whole && !state.whole.is_found;
-  const passages = state.whole?.passages ?? state.passages;
-  fill(
-    target,
-    state.failure &&
-      h("p", { class: "failure", role: "alert", testid: "rag-error" }, state.failure),
-    isMissing &&
-      h("p", { class: "hint", testid: "rag-not-found" }, "Nothing in the documents answers this."),
-    text,
-    citations.length > 0 && h("h3", {}, "Where this comes from"),
-    citations.length > 0 &&
-      h(
-        "ol",
-        { class: "citations" },
-        ...citations.map((/** @type {any} */ citation) => citationView(api, citation)),
-      ),
-    nearest && h("h3", {}, "Nearest to the question, in the document's words"),
-    nearest &&
-      h("ol", { class: "citations", testid: "rag-nearest" }, sourceView(api, nearest)),
-    passages.length > 0 &&
-      h(
-        "details",
-        { testid: "rag-passages" },
-        h("summary", {}, `${counted(passages.length, "passage")} read`),
-        h(
-          "ol",
-          {},
-          ...passages.map((/** @type {any} */ passage) =>
-            h(
-              "li",
-              {},
-              h(
-                "p",
-                { class: "meaning" },
-                `${place(passage)} · similarity ${passage.similarity?.toFixed(2) ?? "?"}`,
-              ),
-              h("p", { class: "passage" }, passage.text),
-            ),
-          ),
-        ),
-      ),
+/**
+ * Put an empty answer into its place. Its elements stay while it grows, so what was opened or focused
+ * stays so, too.
+ *
+ * @param {any} api
+ * @param {HTMLElement} target
+ * @returns {(state: AskState) => void} Draws what is there.
+ */
+function createAnswer(api, target) {
+  const failure = h("p", { class: "failure", role: "alert", testid: "rag-error", hidden: true });
+  const missing = h(
+    "p",
+    { class: "hint", testid: "rag-not-found", hidden: true },
+    "Nothing in the documents answers this.",
   );
+  const text = h("div", { class: "markdown", testid: "rag-text" });
+  const sources = h("div", { class: "rag-sources", hidden: true });
+  const passages = createPassages();
+  let shownText = "";
+  /** @type {any} */
+  let shownWhole = null;
+  fill(target, failure, missing, text, sources, passages.element);
+
+  return state => {
+    const { whole } = state;
+    const citations = whole?.citations ?? [];
+    setText(failure, state.failure);
+    failure.hidden = !state.failure;
+    missing.hidden = !whole || whole.is_found;
+    passages.update(whole?.passages ?? state.passages);
+    if (state.text === shownText && whole === shownWhole) return;
+    [shownText, shownWhole] = [state.text, whole];
+    fill(text, renderMarkdown(state.text, { isComplete: Boolean(whole) }));
+    linkMarks(text, citations, citation => showSource(api, citation));
+    fill(sources, ...sourceViews(api, citations, whole?.nearest));
+    sources.hidden = !sources.hasChildNodes();
+  };
 }
+
+/** @param {any} api @param {any[]} citations @param {any} nearest @returns {(HTMLElement|false)[]} */
+const sourceViews = (api, citations, nearest) => [
+  citations.length > 0 && h("h3", {}, "Where this comes from"),
+  citations.length > 0 &&
+    h("ol", { class: "citations" }, ...citations.map(citation => citationView(api, citation))),
+  Boolean(nearest) && h("h3", {}, "Nearest to the question, in the document's words"),
+  Boolean(nearest) &&
+    h("ol", { class: "citations", testid: "rag-nearest" }, sourceView(api, nearest)),
+];
+
+/** The passages that were read, behind a line that opens them. */
+function createPassages() {
+  const summary = h("summary", {});
+  const list = h("ol", {});
+  const element = h("details", { testid: "rag-passages", hidden: true }, summary, list);
+  /** @type {any[]} */
+  let shown = [];
+  return {
+    element,
+    /** @param {any[]} passages */
+    update(passages) {
+      if (passages === shown) return;
+      shown = passages;
+      element.hidden = !passages.length;
+      setText(summary, `${counted(passages.length, "passage")} read`);
+      fill(list, ...passages.map(passageView));
+    },
+  };
+}
+
+/** @param {any} passage */
+const passageView = passage =>
+  h(
+    "li",
+    {},
+    h(
+      "p",
+      { class: "meaning" },
+      `${place(passage)} · similarity ${passage.similarity?.toFixed(2) ?? "?"}`,
+    ),
+    h("p", { class: "passage" }, passage.text),
+  );
 
 /** @param {any} api @param {any} citation */
 function citationView(api, citation) {

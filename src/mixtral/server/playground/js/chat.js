@@ -67,8 +67,11 @@ export function createChat({
   /** @returns {boolean} Whether a request may go out; the notice says why not. */
   function isReady() {
     const wrong = problems();
-    if (wrong.length) store.set({ notice: `Not sent: ${wrong[0]}` });
-    return !wrong.length && !store.get().running;
+    const problem = store.get().running
+      ? "another answer is being made; wait for its end, or stop it."
+      : wrong[0];
+    if (problem) store.set({ notice: `Not sent: ${problem}` });
+    return !problem;
   }
 
   /** @param {(tree: Tree) => Tree} grow */
@@ -115,32 +118,32 @@ export function createChat({
     /** @param {number} i @param {Partial<Message>} fields */
     const update = (i, fields) =>
       change(id, one => ({ tree: updateMessage(one.tree, nodeIds[i], fields) }));
+    /** @param {string} message Tell it in every answer that has not ended. */
+    const fail = message =>
+      growing.forEach((one, i) => {
+        if (one.finishReason) return;
+        one.finishReason = "error";
+        update(i, { finishReason: "error", error: message });
+      });
     try {
       await api.stream(
         "v1/chat/completions",
         body,
         event => {
-          for (const choice of event.choices) {
-            const i = choice.index;
-            update(i, grow(growing[i], choice, clock() - beganMs));
-            if (event.error) update(i, { error: event.error.message });
-          }
+          if (event.error) fail(event.error.message); // It ends all of them, and names only one.
+          for (const choice of event.choices)
+            update(choice.index, grow(growing[choice.index], choice, clock() - beganMs));
           if (event.usage)
             growing.forEach((one, i) => update(i, finish(one, event.usage, growing.length)));
         },
         controller.signal,
       );
     } catch (error) {
-      const wasStopped = controller.signal.aborted;
-      const message = /** @type {Error} */ (error).message;
+      if (!controller.signal.aborted) return fail(/** @type {Error} */ (error).message);
       growing.forEach((one, i) => {
         if (one.finishReason) return;
-        if (wasStopped && one.isEmpty && growing.length === 1) forget(id, nodeIds[i]);
-        else
-          update(
-            i,
-            wasStopped ? { finishReason: "stopped" } : { finishReason: "error", error: message },
-          );
+        if (one.isEmpty && growing.length === 1) forget(id, nodeIds[i]);
+        else update(i, { finishReason: "stopped" });
       });
     }
   }
@@ -177,21 +180,27 @@ export function createChat({
      *
      * @param {string} id
      * @param {string} text
+     * @returns {Promise<void>|null} Ends with the answer; null where it was not taken, and the notice
+     *   says why.
      */
-    async edit(id, text) {
+    edit(id, text) {
+      if (!text.trim()) {
+        store.set({ notice: "Not saved: a message needs a text." });
+        return null;
+      }
       const node = current().tree.nodes[id];
       const message = /** @type {Message} */ (node.message);
       const parentId = /** @type {string} */ (node.parent);
-      if (message.role === "user") await add(parentId, { role: "user", content: text });
-      else
-        changeTree(
-          tree =>
-            addMessage(tree, parentId, {
-              role: "assistant",
-              content: text,
-              finishReason: "edited",
-            })[0],
-        );
+      if (message.role === "user") return add(parentId, { role: "user", content: text });
+      changeTree(
+        tree =>
+          addMessage(tree, parentId, {
+            role: "assistant",
+            content: text,
+            finishReason: "edited",
+          })[0],
+      );
+      return Promise.resolve();
     },
     /**
      * @param {string} id Of the answer that called tools.
@@ -212,16 +221,20 @@ export function createChat({
     stop: () => abort?.abort(),
   };
 
-  /** @param {string} parentId @param {Message} message */
-  async function add(parentId, message) {
-    if (!isReady()) return;
+  /**
+   * @param {string} parentId
+   * @param {Message} message
+   * @returns {Promise<void>|null} Ends with the answer; null where nothing may be sent.
+   */
+  function add(parentId, message) {
+    if (!isReady()) return null;
     let id = "";
     changeTree(tree => {
       const [grown, added] = addMessage(tree, parentId, message);
       id = added;
       return grown;
     });
-    await answer(id);
+    return answer(id);
   }
 }
 

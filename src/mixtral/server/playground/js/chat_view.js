@@ -21,6 +21,7 @@ const NEAR_END_PX = 60;
  * @param {any} app.chat
  * @param {any} app.api
  * @param {any} app.storage
+ * @returns {{open: () => void}} Called when the view is shown.
  */
 export function mountChat({ store, chat, api, storage }) {
   const log = byId("log");
@@ -29,10 +30,11 @@ export function mountChat({ store, chat, api, storage }) {
   let views = new Map();
   let shownId = "";
   let focusAfter = 0;
+  let wasOpen = false;
 
   const actions = {
     regenerate: (/** @type {string} */ id) => chat.regenerate(id),
-    edit: (/** @type {string} */ id, /** @type {string} */ text) => chat.edit(id, text),
+    edit: (/** @type {string} */ id, /** @type {string} */ text) => chat.edit(id, text) !== null,
     answerTools: (/** @type {string} */ id, /** @type {string[]} */ contents) =>
       chat.answerTools(id, contents),
     show(/** @type {string} */ id) {
@@ -93,13 +95,19 @@ export function mountChat({ store, chat, api, storage }) {
   mountConversations({ store, chat, storage });
   mountOptions({ store, chat });
   createComposer({ store, chat, api });
-  log.scrollTop = log.scrollHeight;
   for (const button of document.querySelectorAll("[data-example]"))
     button.addEventListener("click", () => {
       byId("composer-text").value = button.textContent;
       byId("composer-text").dispatchEvent(new Event("input"));
       byId("composer-text").focus();
     });
+  return {
+    open() {
+      // Not before: what is hidden has no height.
+      if (!wasOpen) log.scrollTop = log.scrollHeight;
+      wasOpen = true;
+    },
+  };
 }
 
 /** @param {any} state @param {any} before Tell a screen reader that an answer began, or what it was. */

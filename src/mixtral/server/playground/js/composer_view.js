@@ -13,7 +13,7 @@ const HINTS = {
   ready: "",
   results: "Enter what the tools return, above.",
   unanswered: "This message has no answer yet.",
-  failed: "The last answer failed.",
+  failed: "The last answer failed or is empty.",
 };
 
 /**

@@ -33,6 +33,7 @@ import { activePath, newTree } from "./tree.js";
 /** @typedef {"ready"|"results"|"unanswered"|"failed"} ComposerState */
 
 const MAX_TITLE = 60;
+const TITLE_PART = 1000; // Characters that a title is looked for in; a message may have millions.
 
 /** @returns {Options} */
 export function defaultOptions() {
@@ -66,8 +67,8 @@ export function newConversation(id, now, options = defaultOptions()) {
  */
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
-  const first =
-    activePath(conversation.tree)[0]?.message?.content.trim().replace(/\s+/g, " ") ?? "";
+  const text = activePath(conversation.tree)[0]?.message?.content ?? "";
+  const first = text.trimStart().slice(0, TITLE_PART).trimEnd().replace(/\s+/g, " ");
   const characters = [...first];
   if (characters.length > MAX_TITLE) return `${characters.slice(0, MAX_TITLE).join("")}…`;
   return first || "New conversation";
@@ -78,12 +79,13 @@ export function titleOf(conversation) {
  *
  * @param {Node[]} path The shown messages.
  * @returns {ComposerState} ready: a text; results: of the tools that were called; unanswered: an
- *   answer to what stands last; failed: the last answer has nothing to go on from.
+ *   answer to what stands last; failed: the last answer has nothing to go on from, and the server
+ *   takes no conversation with an empty answer in it.
  */
 export function composerState(path) {
   const last = path.at(-1)?.message;
   if (!last) return "ready";
   if (last.role !== "assistant") return "unanswered";
   if (last.toolCalls?.length) return "results";
-  return last.content === "" && last.error ? "failed" : "ready";
+  return last.content === "" ? "failed" : "ready";
 }

@@ -95,6 +95,21 @@ export function debounce(work, delayMs) {
 
 /**
  * @param {() => void} work
+ * @param {number} delayMs
+ * @returns {() => void} Runs it so long after the first call, however often it is called until then.
+ */
+export function throttle(work, delayMs) {
+  let timer = 0;
+  return () => {
+    timer ||= window.setTimeout(() => {
+      timer = 0;
+      work();
+    }, delayMs);
+  };
+}
+
+/**
+ * @param {() => void} work
  * @returns {() => void} Runs it once with the next frame, however often it is called before.
  */
 export function oncePerFrame(work) {

@@ -6,7 +6,14 @@
 import { byId, fill, oncePerFrame, setText } from "./dom.js";
 import { drawHeatMap } from "./heat_map.js";
 import { messagesOf } from "./request.js";
-import { addedVisits, createRouteCollector, sharesOf, tokensOfRoute, visitsOf } from "./routes.js";
+import {
+  addedVisits,
+  createRouteCollector,
+  numExpertsOf,
+  sharesOf,
+  tokensOfRoute,
+  visitsOf,
+} from "./routes.js";
 import { createTokenView, drawLegend } from "./token_view.js";
 import { activePath } from "./tree.js";
 
@@ -30,11 +37,7 @@ export function mountExperts({ store, chat, api }) {
   /** @param {import("./routes.js").RoutedToken[]} tokens */
   function show(tokens) {
     const numLayers = tokens[0]?.expertIds.length ?? 0;
-    const highest = Math.max(
-      -1,
-      ...tokens.flatMap(token => token.expertIds.map(experts => Math.max(...experts))),
-    );
-    numExperts = Math.max(numExperts, highest + 1);
+    numExperts = Math.max(numExperts, numExpertsOf(tokens));
     setLayers(numLayers);
     drawLegend(byId("expert-legend"), numExperts);
     view.show(tokens);

@@ -2,7 +2,9 @@
  * JSON as an editor needs it: the first mistake with its line and column, in words.
  *
  * JSON.parse is not enough: browsers word and place its errors differently, and it lets a key stand
- * twice in one object, which the server refuses (RFC 8259, section 4). No DOM.
+ * twice in one object, which the server refuses (RFC 8259, section 4). It also changes what JavaScript
+ * cannot hold: large numbers, and the order of names that are whole numbers. Both are mistakes here,
+ * because what is sent must be what was written. No DOM.
  */
 
 const MAX_DEPTH = 64; // As the server's max_json_depth.
@@ -30,7 +32,8 @@ export class JsonMistake extends Error {
  *
  * @param {string} text
  * @returns {unknown}
- * @throws {JsonMistake} The text is not JSON, a key stands twice, or it nests over 64 levels.
+ * @throws {JsonMistake} The text is not JSON, a key stands twice, it nests over 64 levels, or
+ *   JavaScript would change it.
  */
 export function parseJson(text) {
   const reader = new Reader(text);
@@ -86,7 +89,8 @@ class Reader {
   object(depth) {
     /** @type {[string, unknown][]} */
     const entries = [];
-    const names = new Set();
+    /** @type {Map<string, number>} Where each of them stands. */
+    const names = new Map();
     this.take("{");
     if (this.take("}")) return {};
     do {
@@ -96,12 +100,19 @@ class Reader {
       const name = this.string();
       if (names.has(name))
         this.fail(`the name ${JSON.stringify(name)} stands twice in one object`, place);
-      names.add(name);
+      names.set(name, place);
       if (!this.take(":")) this.fail("a colon is missing behind the name");
       entries.push([name, this.value(depth + 1)]);
     } while (this.take(","));
     if (!this.take("}")) this.fail("a comma or } is missing");
-    return Object.fromEntries(entries); // Makes own properties, also of "__proto__".
+    const result = Object.fromEntries(entries); // Makes own properties, also of "__proto__".
+    const moved = Object.keys(result).find((name, i) => name !== entries[i][0]);
+    if (moved !== undefined)
+      this.fail(
+        `the browser would move the name ${JSON.stringify(moved)} forward; names that are whole numbers must stand first, in rising order`,
+        names.get(moved),
+      );
+    return result;
   }
 
   /** @param {number} depth */
@@ -148,7 +159,15 @@ class Reader {
     const match = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/.exec(this.text.slice(this.at));
     if (!match)
       this.fail(`${JSON.stringify(this.text[this.at])} begins no value; texts need double quotes`);
-    this.at += match[0].length;
-    return Number(match[0]);
+    const [text, , fraction, exponent] = match;
+    const value = Number(text);
+    if (!Number.isFinite(value))
+      this.fail(`the browser cannot hold the number ${text}; the largest is ${Number.MAX_VALUE}`);
+    if (!fraction && !exponent && !Number.isSafeInteger(value))
+      this.fail(
+        `the browser cannot hold the number ${text} exactly; whole numbers go up to ${Number.MAX_SAFE_INTEGER}`,
+      );
+    this.at += text.length;
+    return value;
   }
 }

@@ -10,18 +10,20 @@ import { createApi } from "./api.js";
 import { createChat } from "./chat.js";
 import { mountChat } from "./chat_view.js";
 import { mountDocuments } from "./documents_view.js";
-import { byId, debounce, newId, setText } from "./dom.js";
+import { byId, newId, setText, throttle } from "./dom.js";
 import { mountExperts } from "./experts_view.js";
 import { mountPanels } from "./panels.js";
 import { mountSettings } from "./settings_view.js";
-import { createStorage } from "./storage.js";
+import { PREFERENCES, createStorage, memoryStorage } from "./storage.js";
 import { createStore } from "./store.js";
 import { mountTabs } from "./tabs.js";
 
 const SAVE_DELAY_MS = 500;
+const NOT_KEPT =
+  "The browser keeps no data of this page: conversations are gone with it. Export those that you need under Settings.";
 
 function start() {
-  const storage = createStorage(localStorage, sessionStorage);
+  const { storage, isKept } = openStorage();
   const { conversations, problems } = storage.load();
   const preferences = storage.loadPreferences();
   const store = createStore({
@@ -31,7 +33,7 @@ function start() {
     models: [],
     modelsProblem: "",
     running: null,
-    notice: problems[0] ?? "",
+    notice: isKept ? (problems[0] ?? "") : NOT_KEPT,
     hasStarted: false,
   });
   const api = createApi({
@@ -46,14 +48,23 @@ function start() {
   keep(store, storage);
   mountNotice(store);
   const loadModels = () => readModels(store, api);
-  mountChat({ store, chat, api, storage });
+  const talk = mountChat({ store, chat, api, storage });
   mountPanels();
   mountSettings({ store, chat, storage, loadModels });
   const documents = mountDocuments({ store, api });
   const experts = mountExperts({ store, chat, api });
-  mountTabs({ documents, experts });
+  mountTabs({ chat: talk, documents, experts });
   loadModels();
   store.set({ hasStarted: true });
+}
+
+/** @returns {{storage: any, isKept: boolean}} The browser's storage, or memory where site data are blocked. */
+function openStorage() {
+  try {
+    return { storage: createStorage(localStorage, sessionStorage), isKept: true };
+  } catch {
+    return { storage: createStorage(memoryStorage(), memoryStorage()), isKept: false };
+  }
 }
 
 /** @param {any} store @param {any} api Ask which models there are, and choose the first if the chosen one is gone. */
@@ -73,33 +84,49 @@ async function readModels(store, api) {
   }
 }
 
-/** @param {any} store @param {any} storage Store what changes, half a second later and when the page is left. */
+/**
+ * Store what changes: every half second while something does, and when the page is left or hidden.
+ *
+ * @param {any} store
+ * @param {any} storage
+ */
 function keep(store, storage) {
-  /** @type {Set<string>} */
+  /** @type {Set<string>} Conversations that are not stored as they are now. */
   const changed = new Set();
+  /** @type {Record<string, string>} Other tabs may have changed the others. */
+  let preferences = {};
+  let isToldOf = false;
+
   function save() {
     const { conversations } = store.get();
-    for (const conversation of conversations) {
-      if (!changed.has(conversation.id)) continue;
-      const problem = storage.save(conversation);
-      if (problem) store.set({ notice: problem });
+    for (const id of changed) {
+      const conversation = conversations.find((/** @type {any} */ one) => one.id === id);
+      const problem = conversation && storage.save(conversation);
+      if (!problem) changed.delete(id);
+      else if (!isToldOf) {
+        isToldOf = true;
+        store.set({ notice: problem });
+      }
     }
-    changed.clear();
-    storage.savePreferences(store.get());
+    storage.savePreferences(preferences);
+    preferences = {};
   }
-  const saveSoon = debounce(save, SAVE_DELAY_MS);
+  const saveSoon = throttle(save, SAVE_DELAY_MS);
   store.watch((/** @type {any} */ state, /** @type {any} */ before) => {
+    // Once for each answer: it would come back with every save while the answer grows.
+    if (state.running !== before.running) isToldOf = false;
+    const names = PREFERENCES.filter(name => state[name] !== before[name]);
+    for (const name of names) preferences[name] = state[name];
     const old = new Set(before.conversations);
     for (const one of state.conversations) if (!old.has(one)) changed.add(one.id);
-    if (
-      changed.size ||
-      state.model !== before.model ||
-      state.theme !== before.theme ||
-      state.currentId !== before.currentId
-    )
-      saveSoon();
+    // Also when one was deleted, which makes room for those that are not stored yet.
+    if (names.length || state.conversations !== before.conversations) saveSoon();
   });
   window.addEventListener("pagehide", save);
+  // A phone may end a hidden page without another word.
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "hidden") save();
+  });
 }
 
 /** @param {any} store The line at the top that tells what went wrong. */

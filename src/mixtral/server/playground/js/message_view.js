@@ -14,7 +14,7 @@ import { toolCallsView } from "./tool_calls_view.js";
 /**
  * @typedef {object} Actions What a message can ask for.
  * @property {(id: string) => void} regenerate
- * @property {(id: string, text: string) => void} edit
+ * @property {(id: string, text: string) => boolean} edit Whether the text was taken.
  * @property {(id: string) => void} show
  * @property {(id: string, contents: string[]) => void} answerTools
  */
@@ -114,11 +114,13 @@ export function createMessageView(id, actions) {
       buttons.edit.focus();
     };
     const save = () => {
-      end();
-      if (area.value !== shown?.content) actions.edit(id, area.value);
+      if (area.value === shown?.content || actions.edit(id, area.value)) end();
     };
     area.addEventListener("keydown", event => {
-      if (event.key === "Escape") end();
+      if (event.key === "Escape") {
+        event.stopPropagation(); // It would also stop an answer.
+        end();
+      }
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
     });
     fill(

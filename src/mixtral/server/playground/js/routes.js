@@ -79,6 +79,19 @@ export function createRouteCollector(promptPieces) {
 
 /**
  * @param {RoutedToken[]} tokens
+ * @returns {number} How many experts there must be: one more than the highest number of one.
+ */
+export function numExpertsOf(tokens) {
+  let numExperts = 0;
+  // Not Math.max(...all): the stack holds about 100,000 arguments.
+  for (const { expertIds } of tokens)
+    for (const experts of expertIds)
+      for (const expert of experts) numExperts = Math.max(numExperts, expert + 1);
+  return numExperts;
+}
+
+/**
+ * @param {RoutedToken[]} tokens
  * @param {number} numExperts E
  * @returns {number[][]} Visits of each expert, [L, E]; none for no tokens.
  */

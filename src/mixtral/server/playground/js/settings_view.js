@@ -131,10 +131,8 @@ function mountTransfer(store, chat, storage) {
     }
   });
   byId("delete-all").addEventListener("click", async () => {
-    const number = store.get().conversations.length;
-    const what = number === 1 ? "the only conversation" : `all ${number} conversations`;
-    if (!(await confirmed(`Delete ${what} in this browser?`, "Delete all"))) return;
-    for (const { id } of store.get().conversations) storage.remove(id);
+    if (!(await confirmed("Delete all conversations in this browser?", "Delete all"))) return;
+    storage.clear();
     chat.clear();
     setText(status, "All conversations are deleted.");
   });

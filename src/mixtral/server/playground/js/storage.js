@@ -12,21 +12,26 @@ import { checkOne } from "./transfer.js";
 /** @typedef {{model: string, theme: "system"|"light"|"dark", currentId: string}} Preferences */
 
 const PREFIX = "mixtral.conversation.";
-const PREFERENCES = "mixtral.preferences";
+const PREFERENCES_KEY = "mixtral.preferences";
 const KEY = "mixtral.api-key";
+
+/** Fields of the state that are preferences. */
+export const PREFERENCES = /** @type {const} */ (["model", "theme", "currentId"]);
 
 /**
  * @param {Storage} local
  * @param {Storage} session
  */
 export function createStorage(local, session) {
+  const conversationKeys = () => Object.keys(local).filter(name => name.startsWith(PREFIX));
+
   return {
     /** @returns {{conversations: Conversation[], problems: string[]}} The newest first. */
     load() {
       /** @type {Conversation[]} */
       const conversations = [];
       const problems = [];
-      for (const key of Object.keys(local).filter(name => name.startsWith(PREFIX))) {
+      for (const key of conversationKeys()) {
         try {
           const value = JSON.parse(/** @type {string} */ (local.getItem(key)));
           checkOne(value, key);
@@ -53,11 +58,15 @@ export function createStorage(local, session) {
     },
     /** @param {string} id */
     remove: id => local.removeItem(PREFIX + id),
+    /** Remove all conversations, also those of other tabs and those that could not be read. */
+    clear() {
+      for (const key of conversationKeys()) local.removeItem(key);
+    },
     /** @returns {Preferences} */
     loadPreferences() {
       const defaults = { model: "", theme: /** @type {const} */ ("system"), currentId: "" };
       try {
-        const { model, theme, currentId } = JSON.parse(local.getItem(PREFERENCES) ?? "{}");
+        const { model, theme, currentId } = JSON.parse(local.getItem(PREFERENCES_KEY) ?? "{}");
         return {
           model: typeof model === "string" ? model : defaults.model,
           theme: ["system", "light", "dark"].includes(theme) ? theme : defaults.theme,
@@ -67,10 +76,12 @@ export function createStorage(local, session) {
         return defaults;
       }
     },
-    /** @param {Preferences} preferences */
-    savePreferences({ model, theme, currentId }) {
+    /** @param {Partial<Preferences>} changed Those that are not among them stay as they are stored. */
+    savePreferences(changed) {
+      if (!Object.keys(changed).length) return;
       try {
-        local.setItem(PREFERENCES, JSON.stringify({ model, theme, currentId }));
+        const { model, theme, currentId } = { ...this.loadPreferences(), ...changed };
+        local.setItem(PREFERENCES_KEY, JSON.stringify({ model, theme, currentId }));
       } catch {
         // Full storage is told of when a conversation is saved.
       }
@@ -80,4 +91,22 @@ export function createStorage(local, session) {
     /** @param {string} key */
     saveKey: key => (key ? session.setItem(KEY, key) : session.removeItem(KEY)),
   };
+}
+
+/** @returns {Storage} One that is gone with the page; its entries are its own properties, as in the browser's. */
+export function memoryStorage() {
+  return Object.create({
+    /** @param {string} key */
+    getItem(key) {
+      return this[key] ?? null;
+    },
+    /** @param {string} key @param {string} value */
+    setItem(key, value) {
+      this[key] = value;
+    },
+    /** @param {string} key */
+    removeItem(key) {
+      delete this[key];
+    },
+  });
 }
