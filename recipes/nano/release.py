@@ -39,6 +39,8 @@ STAGES = (
     "dpo",
     "sft_again",
     "sft_final",
+    "sft_pages",
+    "sft_far",
     "dpo_again",
 )
 PICTURES = ("card.png", "perplexity.png")
