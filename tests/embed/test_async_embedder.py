@@ -11,6 +11,7 @@ import torch
 
 from mixtral.embed import AsyncEmbedder, Embedder, Embeddings
 from mixtral.errors import CheckpointError, ConfigError, EngineDead, InvalidRequest, QueueFull
+from mixtral.model.torch_threads import one_thread
 
 TEXTS = [f"sentence {i} about {'routers ' * (i % 9)}" for i in range(100)]
 
@@ -232,6 +233,28 @@ def test_threads_of_torch_stay_as_they_are_elsewhere(
     before = torch.get_num_threads()
     assert asyncio.run(run()) == [before, before]
     assert seen == [3]
+
+
+def test_embedder_made_in_a_new_thread_during_a_step_leaves_all_threads_to_later_ones(
+    tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    limit = "mixtral.embed.async_embedder._limit_this_thread"
+    monkeypatch.setattr(limit, lambda own, others: given.append((own, others)))
+
+    async def run() -> None:
+        with one_thread():
+            shared = await asyncio.to_thread(AsyncEmbedder, tiny)
+            await shared.embed(["a"])
+        await shared.close()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        asyncio.run(run())
+    finally:
+        torch.set_num_threads(before)
+    assert given == [(1, 3)]
 
 
 @pytest.mark.parametrize(

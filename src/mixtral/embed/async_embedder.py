@@ -26,6 +26,7 @@ import torch
 from mixtral.embed.batches import share_round
 from mixtral.embed.embedder import MAX_BATCH, Embedder, Embeddings, PendingEmbedder
 from mixtral.errors import ConfigError, EngineDead, EngineError, Error, QueueFull
+from mixtral.model import torch_threads
 from mixtral.validation import require_int
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class AsyncEmbedder:
         self._is_closed = False
         self._num_rounds = 0
         # Read here: while the engine is in a step, a new thread would see the step's own count.
-        self._num_threads = (num_threads, torch.get_num_threads())
+        self._num_threads = (num_threads, torch_threads.num_threads())
         self._thread = threading.Thread(
             target=self._work, args=(embedder,), name="mixtral-embed", daemon=True
         )
