@@ -240,10 +240,15 @@ def _refuse_changes(
 ) -> None:
     wanted = dtype or (recipe.name if recipe is not None and recipe != stored else None)
     if wanted is not None:
-        raise ConfigError(
-            f"{source.name} is packed as {stored.name}, and {wanted} is asked for; leave that "
-            "out, or start from the unquantized weights."
-        )
+        raise other_format(source.name, stored=stored.name, wanted=wanted)
+
+
+def other_format(name: str, *, stored: str, wanted: str) -> ConfigError:
+    """Return the error where packed weights are asked for in another format than theirs."""
+    return ConfigError(
+        f"{name} is packed as {stored}, and {wanted} is asked for; leave that out, or start from "
+        "the unquantized weights."
+    )
 
 
 def _dense_model(weights: _Weights, where: torch.device) -> LanguageModel:

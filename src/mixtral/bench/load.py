@@ -27,6 +27,7 @@ from mixtral.bench.probes import Prober, Probes
 from mixtral.bench.results import Report, Result, Spread
 from mixtral.checkpoint import open_checkpoint
 from mixtral.errors import ConfigError, EngineError, UnsupportedError
+from mixtral.loading import other_format
 from mixtral.model_source import ModelSource
 from mixtral.quantization import find_recipe
 
@@ -209,11 +210,8 @@ def _find_files(source: ModelSource) -> _Files:
 def _check(files: _Files, options: LoadOptions) -> None:
     """Refuse what the loading process would refuse, before the first file is read."""
     wanted = options.quantization
-    if files.is_packed and wanted not in (None, files.format):
-        raise ConfigError(
-            f"{files.model} is packed as {files.format}, and {wanted} is asked for; leave that "
-            "out, or start from the unquantized weights."
-        )
+    if files.is_packed and wanted is not None and wanted != files.format:
+        raise other_format(files.model, stored=files.format, wanted=wanted)
     if options.prompt_tokens >= files.longest:
         raise ConfigError(
             f"prompt_tokens is {options.prompt_tokens}; it must be at most {files.longest - 1}, "
