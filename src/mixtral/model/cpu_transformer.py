@@ -21,6 +21,7 @@ from mixtral.errors import ConfigError, UnsupportedError
 from mixtral.kernels.cpu import load_library
 from mixtral.kernels.cpu.structures import Batch, Layer, Model, Weight
 from mixtral.kernels.formats import format_of_packed
+from mixtral.kernels.vector_math import find_vector_math
 from mixtral.model.adapted_cpu import CpuAdapters
 from mixtral.model.adapter import Adapter
 from mixtral.model.batch import TokenBatch
@@ -103,6 +104,7 @@ class CpuTransformer:
             raise ConfigError(
                 f"kv_cache_dtype is {kv_dtype!r}; it must be one of {', '.join(KV_DTYPES)}."
             )
+        find_vector_math()  # scores and reports are made of its logits with PyTorch
         self.config = config
         self.num_threads = num_threads()
         """Threads of a step; at first as many as PyTorch has when the model is made."""

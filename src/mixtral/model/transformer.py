@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError
 from mixtral.kernels import grouped, reference
+from mixtral.kernels.vector_math import find_vector_math
 from mixtral.model.adapted_rows import AdaptedRows, on_device, run_moe
 from mixtral.model.adapter import Adapter
 from mixtral.model.attention import Attention
@@ -90,6 +91,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        find_vector_math()
         self.config = config
         self.model = Decoder(config)
         self._adapters: list[Adapter] = []
