@@ -24,6 +24,11 @@ END = "<!-- end -->\n"
 SPREADS = "Medians, with the smallest and largest."
 MEDIANS = "Medians."
 
+# Goals of a training step: times the Trainer's tokens/s, and tokens/s of the model of 37 million.
+STEP_FASTER, STEP_TOKENS_PER_S = 2, 2500
+# Goals of a LoRA step over int4: times PEFT's tokens/s, and how much of its memory.
+LORA_FASTER, LORA_MEMORY = 1, 0.4
+
 Found = Mapping[str, Any]
 """What a script wrote."""
 
@@ -142,7 +147,30 @@ def write_train_step(found: Found) -> str:
         )
     head = ["model", "tokens/s", "Trainer's", "faster", "by processor time", "memory of it",
             "float32 product (GFLOP/s)"]  # fmt: skip
-    return "\n".join([_table(head, rows), _conditions(found, "transformers", sentence=MEDIANS)])
+    goals = _step_goals(found["train_step"])
+    return "\n".join(
+        [_table(head, rows), goals, _conditions(found, "transformers", sentence=MEDIANS)]
+    )
+
+
+def _step_goals(cases: Sequence[Found]) -> str:
+    """Say which goals of a training step were reached."""
+
+    def judged(ratio: str, show: str, reached: Callable[[float], bool]) -> str:
+        found = ((case["model"], case["ratio"][ratio]) for case in cases)
+        return ", ".join(
+            f"{'met' if reached(value) else '**missed**'} by {model} ({value:{show}})"
+            for model, value in found
+        )
+
+    speeds = {case["model"]: case["mixtral"]["tokens_per_s"]["median"] for case in cases}
+    faster = judged("tokens_per_s", ".2f", lambda ratio: ratio >= STEP_FASTER)
+    smaller = judged("peak_rss", ".0%", lambda ratio: ratio <= 1)
+    parts = [f"twice the Trainer's tokens/s: {faster}", f"no more than its memory: {smaller}"]
+    if (speed := speeds.get("37m")) is not None:
+        verdict = "met" if speed >= STEP_TOKENS_PER_S else "**missed**"
+        parts.append(f"{STEP_TOKENS_PER_S:,} tokens/s of 37m: {verdict} ({speed:,.0f})")
+    return f"* Goals: {'; '.join(parts)}."
 
 
 def write_lora_step(found: Found) -> str:
@@ -167,8 +195,16 @@ def write_lora_step(found: Found) -> str:
     if "tokens_per_s" in ratios:
         said += f", {ratios['tokens_per_s']:.1f}x the tokens/s"
     gate = step["gate"]["relative_error"]
-    said += f". Logits and loss of a small model agree within {gate:.0e} of PEFT's."
+    said += f". Logits and loss of a small model agree within {gate:.0e} of PEFT's.\n"
+    said += f"* Goals: {_lora_goals(ratios)}."
     return "\n".join([_table(head, rows), said, _conditions(found, sentence=MEDIANS)])
+
+
+def _lora_goals(ratios: Found) -> str:
+    memory = "met" if ratios["peak_memory"] <= LORA_MEMORY else "**missed**"
+    # Without a ratio PEFT did not finish a step in time.
+    speed = "met" if ratios.get("tokens_per_s", LORA_FASTER) >= LORA_FASTER else "**missed**"
+    return f"PEFT's tokens/s or more: {speed}; at most {LORA_MEMORY:.0%} of its memory: {memory}"
 
 
 def write_paraphrase(found: Found) -> str:

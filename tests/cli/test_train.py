@@ -210,3 +210,23 @@ def test_show_marks_what_is_learned(run: Run, tmp_path: Path) -> None:
         result = run("train", "show", records, "--limit", "1")
         assert result.exit_code == 2
         assert "talk.jsonl:2" in result.stderr
+
+
+def test_show_draws_what_is_learned_and_refuses_other_kinds_of_files(
+    run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra train")
+    records = tmp_path / "talk.jsonl"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    records.write_text(json.dumps({"messages": messages}) + "\n")
+    picture = tmp_path / "learned.svg"
+    result = run("train", "show", records, "--plot", picture)
+    assert result.exit_code == 0
+    assert picture.read_text().startswith("<?xml")
+    for wrong, reason in (
+        (tmp_path / "a.pdf", ".png or .svg"),
+        (tmp_path / "no/a.png", "no folder"),
+    ):
+        result = run("train", "show", records, "--plot", wrong)
+        assert result.exit_code == 2
+        assert reason in result.stderr

@@ -1,16 +1,17 @@
 """``mixtral train show``: which tokens of a file of conversations a model would learn."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from mixtral.cli.console import print_json, spinner, stdout_console
-from mixtral.errors import InvalidRequest
+from mixtral.cli.console import note, print_json, spinner, stdout_console
+from mixtral.errors import ConfigError, InvalidRequest, UnsupportedError
 
 EPILOG = """Example:
-  mixtral train show conversations.jsonl --model nano --limit 3"""
+  mixtral train show conversations.jsonl --model nano --limit 3 --plot learned.png"""
 
 
 def show(
@@ -22,12 +23,17 @@ def show(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw them into this .png or .svg, too."),
+    ] = None,
 ) -> None:
     """Show conversations as the model sees them, and mark what it learns.
 
     Learned tokens are green in a terminal and stand in braces elsewhere; the whole file is checked
     first, as training would.
     """
+    _check_plot(plot)
     with spinner("reading"):
         from mixtral.model_source import find_model
         from mixtral.model_tokenizer import find_tokenizer
@@ -47,21 +53,40 @@ def show(
             if len(shown) < limit:
                 shown.append((line.place, examples))
         reader.check()
+    drawn: list[tuple[str, list[tuple[str, bool]]]] = []
     for place, examples in shown:
         for example in examples:
             pieces = picture(example, tokenizer)
+            counts = f"{len(example.token_ids)} tokens, {sum(example.loss_mask)} learned"
+            drawn.append((f"{place} ({counts})", pieces))
             if as_json:
                 learned = [{"text": text, "is_learned": learned} for text, learned in pieces]
                 print_json({"place": place, "pieces": learned})
             else:
-                _print_example(
-                    place, pieces, learned=sum(example.loss_mask), of=len(example.token_ids)
-                )
+                _print_example(*drawn[-1])
+    if plot is not None:
+        from mixtral.pictures import save_figure
+        from mixtral.train.mask_picture import draw_learned
+
+        save_figure(draw_learned(drawn), plot)
+        note(f"wrote {plot}")
 
 
-def _print_example(place: str, pieces: list[tuple[str, bool]], *, learned: int, of: int) -> None:
+def _check_plot(plot: Path | None) -> None:
+    if plot is None:
+        return
+    from mixtral.reports.folder import check_file
+
+    if plot.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--plot is {plot}; name a file that ends with .png or .svg.")
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError("--plot needs matplotlib; run pip install 'mixtral[train]'.")
+    check_file("--plot", plot)
+
+
+def _print_example(title: str, pieces: list[tuple[str, bool]]) -> None:
     console = stdout_console()
-    text = Text(f"{place} ({of} tokens, {learned} learned)\n", style="bold")
+    text = Text(f"{title}\n", style="bold")
     for piece, is_learned in pieces:
         if is_learned:
             text.append(piece if console.is_terminal else f"{{{piece}}}", style="green not bold")
