@@ -4,7 +4,8 @@ Writes token files with loss masks that ``mixtral train`` maps into memory: ``pr
 ``sft``, each with a ``_valid`` twin; ``dpo.jsonl`` and ``dpo_valid.jsonl``; a sample of the SFT
 conversations as ``sft.jsonl``; and the held-out cases. Training reads a file from its beginning,
 so the order in it is the curriculum: every document has a time from 0 to 1 (``_TIMES``), and the
-file is sorted by it. Copy drills come first and grow; then text, tasks and drills; long texts last.
+file is sorted by it. Copy drills come first and grow; then text, tasks and drills; long texts last
+in pre-training, and all the time in fine-tuning.
 
 Every byte depends on nothing but the data, the seed and the sizes; the work is cut into jobs with
 seeds of their own, so the number of processes does not matter.

@@ -9,7 +9,7 @@ from mixtral.server.errors import error_response
 from mixtral.server.openapi import error_answers
 
 ABSENT = {
-    "/v1/moderations": "this server has no moderation model; no classifier is configured.",
+    "/v1/moderations": "this server has no moderation model; check texts with another service.",
     "/v1/agents/completions": (
         "this server has no agents; send the agent's instructions as a system message to "
         "/v1/chat/completions."
