@@ -34,6 +34,7 @@ from mixtral.machine import num_usable_cpus
 from mixtral.model import TokenBatch, Transformer, init_weights
 from mixtral.model.router_trace import RouterRecorder
 from mixtral.train import TrainRecipe
+from mixtral.train.freed_memory import keep_freed_memory
 from mixtral.train.losses import linear_cross_entropy, load_balancing_loss
 from mixtral.train.optimizer import MasterAdamW
 from mixtral.train.precision import compute_dtype
@@ -184,6 +185,7 @@ class _Clock:
 
 
 def _train_ours(folder: Path, ids: torch.Tensor, dtype: torch.dtype, steps: int) -> dict[str, Any]:
+    keep_freed_memory()  # as the trainer does
     checkpoint = open_checkpoint(folder)
     tensors = ((name, tensor.clone()) for name, tensor in checkpoint.tensors(dtype=dtype))
     model = Transformer.from_tensors(checkpoint.config, tensors).requires_grad_(True).train()

@@ -198,6 +198,19 @@ def test_attention_of_a_sequence_does_not_depend_on_its_company_or_the_threads()
         assert torch.equal(one, all_of_them[30:130])
 
 
+def test_pytorch_s_default_type_does_not_change_the_attention() -> None:
+    generator = torch.Generator().manual_seed(8)
+    inputs = [torch.randn(150, n, 16, generator=generator) for n in (4, 2, 2)]
+    out_grad = torch.randn(150, 4, 16, generator=generator)
+    wanted = with_gradients(inputs, out_grad, [0, 150], None)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = with_gradients(inputs, out_grad, [0, 150], None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_number_that_is_none_spoils_the_attention_of_who_sees_it(place: int) -> None:
     generator = torch.Generator().manual_seed(3)

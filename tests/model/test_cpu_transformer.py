@@ -187,6 +187,19 @@ def test_greedy_answers_of_a_batch_equal_those_alone() -> None:
     assert answers(prompts, num_blocks=12) == alone
 
 
+def test_pytorch_s_default_type_changes_nothing() -> None:
+    fast, _ = model_pair(tiny_config(), "int4")
+    ids = some_ids(fast.config, 40)
+    wanted = fast.whole_logits(ids)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = fast.whole_logits(ids)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+
+
 def test_wrong_tensors_are_named() -> None:
     config = tiny_config()
     model, _ = model_pair(config, "int4")

@@ -161,7 +161,8 @@ class TrainingKernels:
         while needed := self._library.mixtral_packed_attention(
             ctypes.byref(call), int(is_backward)
         ):
-            workspace = torch.empty(needed)
+            # Not PyTorch's default type and device, which anyone may set.
+            workspace = torch.empty(needed, dtype=torch.float32, device="cpu")
             call.workspace, call.workspace_floats = workspace.data_ptr(), needed
 
 

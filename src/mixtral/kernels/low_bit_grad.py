@@ -127,7 +127,7 @@ def _tiles(
     library = None if packed.is_cuda else load_library()
     if library is not None:
         library.set_threads(torch.get_num_threads())
-        buffer = torch.empty(min(height, rows), cols)
+        buffer = torch.empty(min(height, rows), cols, dtype=torch.float32, device="cpu")
     for begin in range(0, rows, height):
         count = min(height, rows - begin)
         panels = packed[begin // PANEL_ROWS : -(-(begin + count) // PANEL_ROWS)]

@@ -236,8 +236,8 @@ class CpuTransformer:
         for begin in range(0, len(token_ids), _MAX_STEP_TOKENS):
             piece = token_ids[begin : begin + _MAX_STEP_TOKENS]
             batch = TokenBatch(
-                input_ids=torch.tensor(piece, dtype=torch.int64),
-                positions=torch.arange(begin, begin + len(piece)),
+                input_ids=torch.tensor(piece, dtype=torch.int64, device="cpu"),
+                positions=torch.arange(begin, begin + len(piece), device="cpu"),
                 starts=(0, len(piece)),
                 context_lens=(begin + len(piece),),
                 block_tables=(range(blocks),),
@@ -252,9 +252,9 @@ class CpuTransformer:
         chosen = (tokens, config.num_hidden_layers, config.num_experts_per_tok)
         every = (tokens, config.num_hidden_layers, config.num_local_experts)
         return RouterTrace(
-            expert_ids=torch.empty(chosen, dtype=torch.int64),
-            routing_weights=torch.empty(chosen),
-            router_logits=torch.empty(every),
+            expert_ids=torch.empty(chosen, dtype=torch.int64, device="cpu"),
+            routing_weights=_empty_floats(*chosen),
+            router_logits=_empty_floats(*every),
         )
 
     def _run(
@@ -268,7 +268,7 @@ class CpuTransformer:
         """Hand one step to C++ and return the logits of some tokens, [R, V], float32."""
         self._library.set_threads(self.num_threads)
         tokens = batch.input_ids.numel()
-        logits = torch.empty(len(rows), self.config.vocab_size)
+        logits = _empty_floats(len(rows), self.config.vocab_size)
         width = max(len(table) for table in batch.block_tables)
         tables = np.zeros((len(batch.block_tables), width), dtype=np.int64)
         for row, table in zip(tables, batch.block_tables, strict=True):
@@ -331,7 +331,7 @@ class CpuTransformer:
     def _describe(self, experts_per_token: Sequence[int]) -> Model:
         """Fill the C structures; they point into tensors that this object keeps."""
         config, weights = self.config, self._tensors
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
         self._frequencies = 1.0 / config.rope_theta ** (exponents / config.head_dim)
         self._layers = (Layer * config.num_hidden_layers)()
         self._experts = []
@@ -374,6 +374,11 @@ class CpuTransformer:
         )
         weights.check_all_used()
         return model
+
+
+def _empty_floats(*shape: int) -> Tensor:
+    """Return room for C++ to write to, whatever PyTorch's default type and device are set to."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _checked_counts(config: ModelConfig, counts: Sequence[int] | None) -> Sequence[int]:

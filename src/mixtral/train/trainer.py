@@ -27,6 +27,7 @@ from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.export import recover_result, write_result
 from mixtral.train.first_model import make_model
 from mixtral.train.flops import MatmulPeak, step_flops
+from mixtral.train.freed_memory import keep_freed_memory
 from mixtral.train.losses import load_balancing_loss, router_z_loss
 from mixtral.train.objective import MicroBatch
 from mixtral.train.objectives import Stage, make_objective
@@ -89,6 +90,7 @@ class Trainer:
         self.recipe = recipe
         self.stage = stage
         self.context = context or ParallelContext(torch_device(recipe.device))
+        keep_freed_memory()
         self._in_use = settings_in_use(recipe, self.context)
         self._settings = json.dumps(settings_of(recipe, stage, self._in_use), sort_keys=True)
         self.context.require_same(self._settings, "the recipe")

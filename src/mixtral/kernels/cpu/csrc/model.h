@@ -1,4 +1,4 @@
-// The model and one step of it, as ../model.py hands them over; ctypes structures there.
+// The model and one step of it, as ../structures.py hands them over; ctypes structures there.
 #pragma once
 
 #include <stdint.h>
