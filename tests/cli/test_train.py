@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from mixtral.checkpoint import open_checkpoint
+from mixtral.checkpoint.peft import read_adapter
+from mixtral.model_source import read_config
 from mixtral.train import Trainer, TrainRecipe
 from mixtral.train.recipe import TABLES
 from tests.cli.conftest import Run
@@ -230,3 +232,83 @@ def test_show_draws_what_is_learned_and_refuses_other_kinds_of_files(
         result = run("train", "show", records, "--plot", wrong)
         assert result.exit_code == 2
         assert reason in result.stderr
+
+
+def with_adapter(recipe: Path, tiny: Path, **lora: object) -> None:
+    masks = {"train_mask": "mask.npy", "valid_mask": "mask.npy"}
+    write_recipe(recipe, init_from=str(tiny), **masks)
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in lora.items())
+    recipe.write_text(recipe.read_text() + "[lora]\nrank = 2\n" + "".join(lines))
+
+
+def adapted_experts(folder: Path, model: Path) -> set[int]:
+    matrices = read_adapter(folder, read_config(model)).matrices
+    names = [name for name in matrices if ".experts." in name]
+    return {int(name.partition(".experts.")[2].partition(".")[0]) for name in names}
+
+
+def test_experts_of_the_command_line_come_before_those_of_the_recipe(
+    run: Run, recipe: Path, tiny: Path, tmp_path: Path
+) -> None:
+    loads = tmp_path / "loads.json"
+    loads.write_text(json.dumps({"layers": [{"load": [0.1, 0.2, 0.6, 0.1]}]}))
+    with_adapter(recipe, tiny, experts="0")
+    busiest = ("--experts", "busiest:1", "--expert-loads", loads)
+    result = run("train", "sft", recipe, *busiest)
+    assert result.exit_code == 0, result.stderr
+    assert adapted_experts(recipe.parent / "run" / "adapter", tiny) == {2}
+    again = run("train", "sft", recipe, "--experts", "1")
+    assert again.exit_code == 2
+    assert "lora.experts was 'busiest:1' and is '1'" in again.stderr
+
+
+def test_experts_by_number_leave_the_report_of_the_recipe_aside(
+    run: Run, recipe: Path, tiny: Path
+) -> None:
+    with_adapter(recipe, tiny, experts="busiest:1", expert_loads="gone.json")
+    assert run("train", "sft", recipe, "--experts", "1,3").exit_code == 0
+    assert adapted_experts(recipe.parent / "run" / "adapter", tiny) == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("--experts", "some"), "lora.experts is 'some'; it must be all, busiest:4"),
+        (("--experts", "busiest:2"), "lora.expert_loads is empty"),
+        (("--expert-loads", "loads.json"), "the report is for busiest only"),
+    ],
+)
+def test_wrong_choice_of_experts_is_one_line(
+    run: Run, recipe: Path, tiny: Path, options: tuple[str, str], part: str
+) -> None:
+    with_adapter(recipe, tiny)
+    result = run("train", "sft", recipe, *options)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert part in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("option", ["--experts", "--expert-loads"])
+def test_experts_without_an_adapter_are_refused(
+    run: Run, recipe: Path, stage: str, option: str
+) -> None:
+    result = run("train", stage, recipe, option, "busiest:1")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert f"{option} is busiest:1, and the recipe has no table [lora]" in result.stderr
+
+
+def test_show_lists_every_bad_record_when_asked(run: Run, tmp_path: Path) -> None:
+    records = tmp_path / "talk.jsonl"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    records.write_text("{}\n" * 8 + json.dumps({"messages": messages}) + "\n")
+    first = run("train", "show", records)
+    assert "and 3 more (mixtral train show FILE --all-errors" in first.stderr
+    result = run("train", "show", records, "--all-errors", "--max-seq-len", "2")
+    assert result.exit_code == 2
+    places = [line.split(": ")[0] for line in result.stdout.splitlines()]
+    assert places == [f"{records}:{number}" for number in range(1, 10)]
+    assert "and max_seq_len is 2" in result.stdout
+    listed = run("train", "show", records, "--all-errors", "--json").stdout.splitlines()
+    assert [json.loads(line)["place"] for line in listed] == places[:8]

@@ -257,6 +257,15 @@ def going_on_from_one(context: ParallelContext, folder: Path) -> None:
     Trainer(recipe, "pretrain", context=context)
 
 
+def unpublished(context: ParallelContext, folder: Path) -> None:
+    """Write a state whose name is taken."""
+    states = ShardedState(folder / "states", context)
+    if context.is_main:
+        (folder / "states" / "1" / "in the way").mkdir(parents=True)
+    states.save(1, Loop(context, trainable_model()).tensors(), {})
+    states.wait()
+
+
 def differing(context: ParallelContext, folder: Path) -> None:
     context.require_same("the same", "the recipe")
     context.require_same(f"recipe {context.rank}", "the recipe")
@@ -282,6 +291,7 @@ SCENARIOS: dict[str, Callable[[ParallelContext, Path], Any]] = {
         resume_single,
         trainer,
         going_on_from_one,
+        unpublished,
         differing,
         dying,
     )

@@ -243,3 +243,44 @@ def test_balancing_gradient_lowers_the_busy_expert() -> None:
 def test_z_loss_is_squared_log_partition() -> None:
     logits = torch.zeros(3, 8)
     assert float(router_z_loss([logits, logits])) == pytest.approx(math.log(8) ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_experts_per_tok", [1, 2])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_balancing_loss_and_gradient_are_those_of_transformers(
+    num_experts_per_tok: int, is_padded: bool
+) -> None:
+    """Theirs is A times ours, and pools the layers before it multiplies: one layer at a time."""
+    modeling = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    generator = torch.Generator().manual_seed(6)
+    layers = [torch.randn(2 * 9, 6, generator=generator) for _ in range(3)]
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    if is_padded:
+        mask[0, 5:] = 0
+    ours, theirs = ([logits.clone().requires_grad_() for logits in layers] for _ in range(2))
+    kept = mask.flatten().bool()
+    loss = load_balancing_loss([logits[kept] for logits in ours], num_experts_per_tok)
+    expected = torch.stack(
+        [
+            modeling.load_balancing_loss_func(
+                (logits,), 6, num_experts_per_tok, mask if is_padded else None
+            )
+            for logits in theirs
+        ]
+    ).mean()
+    torch.testing.assert_close(num_experts_per_tok * loss, expected)
+    (num_experts_per_tok * loss).backward()
+    expected.backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+        assert not mine.grad[~kept].any()
+
+
+def test_router_losses_pass_gradcheck() -> None:
+    generator = torch.Generator().manual_seed(7)
+    layers = [
+        torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    ]
+    assert torch.autograd.gradcheck(lambda *x: load_balancing_loss(list(x), 2), layers)
+    assert torch.autograd.gradcheck(lambda *x: router_z_loss(list(x)), layers)

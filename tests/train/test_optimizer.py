@@ -72,6 +72,50 @@ def test_bfloat16_model_follows_float32_masters(recipe_values: dict[str, object]
         assert not torch.equal(master, before.float())
 
 
+def test_micro_batches_of_a_bfloat16_model_add_up_in_float32(
+    recipe_values: dict[str, object],
+) -> None:
+    model = two_layers(torch.bfloat16)
+    model.get_parameter("0.bias").requires_grad_(False)
+    optimizer = optimizer_of(model, recipe_values)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    expected = {name: torch.zeros(p.shape) for name, p in trained.items()}
+    inputs = torch.randn(300, 4, 6, generator=torch.Generator().manual_seed(0)).abs().bfloat16()
+    for micro in inputs:
+        for (name, _), grad in zip(
+            trained.items(),
+            torch.autograd.grad(model(micro).sum(), list(trained.values())),
+            strict=True,
+        ):
+            expected[name] += grad.float()
+        model(micro).sum().backward()
+        assert all(p.grad is None for p in trained.values())  # no second copy of any
+    for name, total in expected.items():
+        found = optimizer.gradient(name)
+        assert found is not None
+        assert torch.equal(found, total), name
+    # In bfloat16 the bias's sum of fours would have stopped at 1,024: the next number is 1,032.
+    assert expected["1.bias"].tolist() == [1200.0] * 3
+    assert optimizer.gradient("0.bias") is None
+    optimizer.step(0.01)
+    assert optimizer.gradient("1.bias") is None
+
+
+def test_float32_gradients_are_stepped_where_backward_has_put_them(
+    recipe_values: dict[str, object],
+) -> None:
+    model = two_layers(torch.float32)
+    optimizer = optimizer_of(model, recipe_values)
+    model(torch.ones(4, 6)).sum().backward()
+    weight = model.get_parameter("0.weight")
+    assert weight.grad is not None
+    place = weight.grad.data_ptr()
+    found = optimizer.gradient("0.weight")
+    assert found is not None
+    assert found.data_ptr() == place
+    assert weight.grad is None
+
+
 def test_parameter_without_gradient_counts_as_one_with_zeros(
     recipe_values: dict[str, object],
 ) -> None:

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.parallel_settings import ParallelSettings
-from mixtral.train.sharded_state import ShardedState
+from mixtral.train.sharded_state import ShardedState, followed_by
 from tests.train import parallel_for_tests as scenarios
 from tests.train.parallel_for_tests import run_processes
 
@@ -307,6 +309,50 @@ def test_state_that_is_damaged_or_of_another_model_is_named(
     next((tmp_path / "states" / "1").glob("*.distcp")).write_bytes(b"junk")
     with pytest.raises(CheckpointError, match=r"states/1 cannot be read: "):
         state.load({"w": torch.zeros(3)})
+
+
+def test_state_that_cannot_get_its_name_is_told_by_the_next_wait(
+    alone: ParallelContext, tmp_path: Path
+) -> None:
+    state = ShardedState(tmp_path / "states", alone)
+    in_the_way = tmp_path / "states" / "1" / "file"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    state.save(1, {"w": torch.zeros(3)}, {})
+    with pytest.raises(CheckpointError, match=r"a state in .*states cannot be written: "):
+        state.wait()
+
+
+def test_folder_of_a_state_that_cannot_be_made_is_one_line(
+    alone: ParallelContext, tmp_path: Path
+) -> None:
+    (tmp_path / "states").touch()
+    state = ShardedState(tmp_path / "states" / "here", alone)
+    with pytest.raises(CheckpointError, match=r"cannot be written: .*Not a directory"):
+        state.save(1, {"w": torch.zeros(3)}, {})
+
+
+def test_who_waits_for_a_state_waits_until_it_has_its_name() -> None:
+    written: Future[None] = Future()
+    may_publish = threading.Event()
+    published = followed_by(written, lambda: assert_true(may_publish.wait(timeout=30)))
+    writer = threading.Thread(target=written.set_result, args=(None,))
+    writer.start()
+    written.result(timeout=30)
+    assert not published.done()
+    may_publish.set()
+    published.result(timeout=30)
+    writer.join()
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+def test_failure_of_one_process_to_publish_a_state_is_told_by_all(tmp_path: Path) -> None:
+    first, second = run_processes(["unpublished"], tmp_path / "run")
+    assert re.fullmatch("CheckpointError: a state in .* cannot be written: .*", first["error"])
+    assert "cannot be written: another process failed. Free some space" in second["error"]
 
 
 def test_state_that_does_not_fit_on_the_disk_is_not_begun(

@@ -1,10 +1,12 @@
 """The arithmetic of a plan against measurements, numbers worked by hand, and common sense."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -261,6 +263,7 @@ def test_command_measures_this_cpu_where_no_gpu_is_asked_for(
     assumed = json.loads(run("--model", "nano", "--gpus", "0", "--json"))["assumed"]
     assert assumed["device_memory_gb"] == 8
     assert 0 < assumed["tflops"] < 100
+    assert assumed["is_cpu"] is True
 
 
 def test_command_needs_a_model() -> None:
@@ -290,3 +293,53 @@ def test_start_that_is_not_here_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"gone, which is not here yet; say .* --model"):
         run(str(recipe))
+
+
+@pytest.mark.parametrize("size", ["8x7B", "8x22B"])
+@pytest.mark.parametrize("kind", ["", "-Instruct"])
+def test_published_models_need_no_download(tmp_path: Path, size: str, kind: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    name = f"mistralai/Mixtral-{size}{kind}-v0.1"
+    recipe.write_text(f'output = "o"\ntrain_records = "t"\ninit_from = "{name}"\n[lora]\n')
+    preset = ModelConfig.preset(size.lower())
+    for arguments in ((str(recipe),), ("--model", name)):
+        found = json.loads(run(*arguments, "--json"))["assumed"]["config"]
+        assert found["num_hidden_layers"] == preset.num_hidden_layers
+        assert found["hidden_size"] == preset.hidden_size
+
+
+def test_epochs_over_a_token_file_are_counted(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.full(101, 7, np.uint16))
+    recipe = tmp_path / "recipe.toml"
+    start = 'output = "o"\nvalid_tokens = "v"\nmax_seq_len = 8\nnum_epochs = 2.5\n'
+    recipe.write_text(start + 'train_tokens = "t.npy"\ntokens_per_step = 10\n')
+    assert json.loads(run(str(recipe), "--json"))["assumed"]["num_steps"] == 25
+    fewer = run(str(recipe), "--tokens-per-step", "20", "--json")
+    assert json.loads(fewer)["assumed"]["num_steps"] == 13
+    assert json.loads(run(str(recipe), "--steps", "3", "--json"))["assumed"]["num_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("is_there", "why"), [(True, "are not counted here"), (False, "is not here yet")]
+)
+def test_steps_that_are_not_counted_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, why: str
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(train_plan, "note", notes.append)
+    if is_there:
+        (tmp_path / "t").touch()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('output = "o"\ntrain_records = "t"\nnum_epochs = 3\n')
+    assert json.loads(run(str(recipe), "--json"))["assumed"]["num_steps"] == 1000
+    assert len(notes) == 1
+    assert why in notes[0]
+    assert "that of 1,000 steps" in notes[0]
+
+
+@pytest.mark.parametrize("adapter", [0, 1000])
+def test_state_that_is_being_written_takes_memory_of_a_cpu_alone(adapter: int) -> None:
+    given = PlanInput(config=ModelConfig.preset("nano"), adapter_parameters=adapter)
+    cpu = make_plan(dataclasses.replace(given, is_cpu=True)).memory
+    assert cpu["saved copy"] == cpu["masters"] + cpu["moments"]
+    assert make_plan(given).memory == cpu | {"saved copy": 0}

@@ -158,7 +158,7 @@ def test_every_bad_line_is_found_and_the_first_are_named(tmp_path: Path) -> None
     assert f"{path}:4: the line holds a JSON list" in message
     assert f"{path}:7: the record has no 'messages'" in message
     assert f"{path}:8:" not in message
-    assert message.endswith("; and 3 more.")
+    assert "; and 3 more (mixtral train show FILE" in message
     assert "\n" not in message
 
 
@@ -228,3 +228,21 @@ def test_a_reader_goes_through_its_files_in_order(tmp_path: Path) -> None:
     assert [line.record.messages[1] for line in reader] == [FOUR, FIVE]
     reader.check()
     assert reader.num_records == 2
+
+
+def test_places_of_all_bad_records_are_told_as_they_are_met(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *[{}] * 7)
+    met: list[tuple[str, str]] = []
+    reader = RecordReader([path], parse_conversation, on_bad=lambda *what: met.append(what))
+    assert not list(reader)
+    assert [place for place, _ in met] == [f"{path}:{number}" for number in range(1, 8)]
+
+
+def test_command_that_names_the_rest_is_said_for_conversations_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *[{}] * 7)
+    for parse, is_said in ((parse_conversation, True), (parse_preference, False)):
+        reader: RecordReader[Any] = RecordReader([path], parse)
+        assert not list(reader)
+        with pytest.raises(ConfigError, match="and 2 more") as caught:
+            reader.check()
+        assert ("--all-errors" in str(caught.value)) == is_said

@@ -230,14 +230,44 @@ def test_state_of_a_step_is_written_once(recipe_values: dict[str, Any]) -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
+@pytest.mark.parametrize(
+    ("part", "method", "line"),
+    [
+        ("objective", "loss", r"a micro-batch of \d+ tokens; lower micro_batch_tokens or"),
+        (
+            "optimizer",
+            "step",
+            r"the optimizer, which .* train fewer weights, with a table \[lora\]",
+        ),
+        ("objective", "evaluate", "the held-out data; lower micro_batch_tokens or"),
+    ],
+)
 def test_too_little_memory_is_one_line_that_says_what_to_change(
-    recipe_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+    recipe_values: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+    part: str,
+    method: str,
+    line: str,
 ) -> None:
-    trainer = Trainer(TrainRecipe(**recipe_values))
+    trainer = Trainer(TrainRecipe(**(recipe_values | {"eval_every": 1})))
 
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(trainer.objective, "loss", fail)
-    with pytest.raises(UnsupportedError, match=r"a micro-batch of \d+ tokens; lower micro_batch"):
+    monkeypatch.setattr(getattr(trainer, part), method, fail)
+    with pytest.raises(UnsupportedError, match=f"there is not enough memory for {line}"):
         next(trainer.run())
+
+
+def test_state_that_does_not_fit_into_memory_is_not_called_damaged(
+    recipe_values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(recipe_values)
+
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", fail)
+    with pytest.raises(UnsupportedError, match="not enough memory for the optimizer"):
+        again(recipe_values)

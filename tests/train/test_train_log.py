@@ -1,9 +1,12 @@
 """Where the numbers of a run go: log.jsonl and TensorBoard."""
 
 import logging
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +58,8 @@ def test_resumed_run_replaces_what_tensorboard_has_past_its_first_step(tmp_path:
 def test_missing_tensorboard_is_said_and_the_log_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "mixtral.train.event_file", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     folder = RunFolder(tmp_path)
     with caplog.at_level(logging.WARNING):
         log = TrainLog(folder, first_step=0, use_tensorboard=True)
@@ -63,3 +67,39 @@ def test_missing_tensorboard_is_said_and_the_log_goes_on(
     log.close()
     assert "pip install 'mixtral[train]'" in caplog.text
     assert len(folder.read_log()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+@pytest.mark.parametrize("num_written", [0, 2])
+def test_full_disk_of_tensorboard_is_one_warning_and_the_log_goes_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    num_written: int,
+) -> None:
+    folder = RunFolder(tmp_path)
+    with Path("/dev/full").open("ab") as full:
+        if num_written == 0:
+            monkeypatch.setattr(Path, "open", on_full_disk(Path.open))
+        log = TrainLog(folder, first_step=0, use_tensorboard=True)
+        for step in range(4):
+            if step == num_written > 0:
+                assert log._board is not None
+                os.dup2(full.fileno(), log._board._file.fileno())
+            log.write({"step": step, "loss": 1.0})
+        log.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be written: No space left on device" in caplog.text
+    assert [record["step"] for record in folder.read_log()] == [0, 1, 2, 3]
+    if num_written:
+        assert scalars(tmp_path)["loss"] == [(0, 1.0), (1, 1.0)]
+
+
+def on_full_disk(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``Path.open`` for a disk without room for TensorBoard's files."""
+
+    def open_file(path: Path, *arguments: Any, **named: Any) -> Any:
+        is_board = "tfevents" in path.name
+        return opened(Path("/dev/full") if is_board else path, *arguments, **named)
+
+    return open_file

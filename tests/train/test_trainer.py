@@ -1,8 +1,10 @@
 """The training loop: it learns, it resumes to identical losses, it refuses what does not fit."""
 
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,6 +270,44 @@ def test_state_that_cannot_be_written_is_told_and_the_old_one_kept(
     assert [path.name for path in trainer.folder.path.glob("*.tmp")] == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_full_disk_under_state_and_tensorboard_is_one_error_and_the_folder_is_free(
+    recipe_values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainRecipe(**(recipe_values | {"checkpoint_every": 1, "tensorboard": True}))
+    trainer = Trainer(recipe)
+    run = trainer.run()
+    next(run)
+    trainer.wait()
+    opened = Path.open
+
+    def open_file(path: Path, *arguments: Any, **named: Any) -> Any:
+        is_state = path.name == "state.tmp"
+        return opened(Path("/dev/full") if is_state else path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", open_file)
+    (board,) = (trainer.folder.path / "tensorboard").iterdir()
+    with opened(Path("/dev/full"), "ab") as full:
+        for link in Path("/proc/self/fd").iterdir():
+            if link.is_symlink() and link.resolve() == board:
+                os.dup2(full.fileno(), int(link.name))
+        with pytest.raises(CheckpointError, match=r"state\.pt cannot be written; its disk has"):
+            list(run)
+    monkeypatch.undo()
+    resumed = Trainer(recipe)
+    assert resumed.next_step == 1
+    resumed.folder.close()
+
+
+def test_last_step_is_in_the_log_however_seldom_it_is_written(
+    values: dict[str, Any], conversations: Path
+) -> None:
+    values |= {"train_records": str(conversations), "valid_fraction": 0.0, "log_every": 4}
+    trainer = Trainer(TrainRecipe(**values), "sft")
+    assert [metrics.valid for metrics in trainer.run()] == [None] * 6
+    assert [record["step"] for record in trainer.folder.read_log()] == [0, 4, 5]
+
+
 def test_geometry_changes_the_preset(recipe_values: dict[str, object]) -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 600}
     values = recipe_values | {"init_from": "", "geometry": small, "max_steps": 1}
@@ -278,13 +318,14 @@ def test_geometry_changes_the_preset(recipe_values: dict[str, object]) -> None:
     ).replace(**small)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", ["all", "seen"])
 def test_rows_of_other_tokens_stay_where_that_is_asked_for(
-    recipe_values: dict[str, object], rows: str
+    recipe_values: dict[str, object], rows: str, dtype: str
 ) -> None:
     tied = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 600}
     values = recipe_values | {"init_from": "", "geometry": tied, "embedding_rows": rows}
-    trainer = Trainer(TrainRecipe(**values))
+    trainer = Trainer(TrainRecipe(**(values | {"dtype": dtype, "learning_rate": 0.05})))
     assert trainer.config.tie_word_embeddings
     embedding = trainer.model.model.embed_tokens.weight
     before = embedding.detach().clone()

@@ -1,5 +1,6 @@
 """``mixtral train``: a training run from a recipe, shown while it goes and stopped at any time."""
 
+import dataclasses
 import logging
 import math
 import os
@@ -26,7 +27,7 @@ from rich.progress import (
 from mixtral.cli import train_plan, train_show
 from mixtral.cli.console import note, print_json, spinner, stderr_console, stdout_console
 from mixtral.cli.fields import FieldDoc, read_fields
-from mixtral.errors import Error
+from mixtral.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from mixtral.train import StepMetrics, Trainer, TrainRecipe
@@ -78,6 +79,20 @@ app = typer.Typer(
 
 _Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="TOML file, fields below.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+_Experts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|busiest:N|0,3",
+        help="Adapt these experts of each layer, instead of lora.experts of the recipe.",
+    ),
+]
+_ExpertLoads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPORT.json",
+        help="Routing report that says which are busiest, instead of lora.expert_loads.",
+    ),
+]
 
 
 @app.command(epilog=_epilog("pretrain"))
@@ -90,21 +105,31 @@ def pretrain(recipe: _Recipe, as_json: _Json = False) -> None:
 
 
 @app.command(epilog=_epilog("sft"))
-def sft(recipe: _Recipe, as_json: _Json = False) -> None:
+def sft(
+    recipe: _Recipe,
+    experts: _Experts = None,
+    expert_loads: _ExpertLoads = None,
+    as_json: _Json = False,
+) -> None:
     """Learn to answer: the loss counts what the assistant says in conversations.
 
     A run that was stopped goes on where it stopped when started again.
     """
-    _train(recipe, "sft", as_json=as_json)
+    _train(recipe, "sft", as_json=as_json, experts=experts, expert_loads=expert_loads)
 
 
 @app.command(epilog=_epilog("dpo"))
-def dpo(recipe: _Recipe, as_json: _Json = False) -> None:
+def dpo(
+    recipe: _Recipe,
+    experts: _Experts = None,
+    expert_loads: _ExpertLoads = None,
+    as_json: _Json = False,
+) -> None:
     """Learn to prefer one answer to another, staying close to the model that it starts from.
 
     A run that was stopped goes on where it stopped when started again.
     """
-    _train(recipe, "dpo", as_json=as_json)
+    _train(recipe, "dpo", as_json=as_json, experts=experts, expert_loads=expert_loads)
 
 
 app.command(epilog=train_plan.EPILOG)(train_plan.plan)
@@ -117,9 +142,41 @@ def _read(path: Path) -> "TrainRecipe":
     return read_recipe(path)
 
 
-def _train(path: Path, stage: "Stage", *, as_json: bool) -> None:
+def _choose_experts(
+    recipe: "TrainRecipe", experts: str | None, expert_loads: str | None
+) -> "TrainRecipe":
+    """Return the recipe with another choice of experts, where one is given.
+
+    Raises:
+        ConfigError: The recipe has no table ``[lora]``, or the choice is wrong.
+    """
+    if experts is None and expert_loads is None:
+        return recipe
+    if recipe.lora is None:
+        option = "--expert-loads" if experts is None else "--experts"
+        raise ConfigError(
+            f"{option} is {expert_loads if experts is None else experts}, and the recipe has no "
+            "table [lora] to choose experts for. Add the table, or leave the option out."
+        )
+    if experts is None:
+        experts = recipe.lora.experts
+    if expert_loads is None:
+        # A report of the recipe belongs to its own choice; only busiest has a use for it.
+        expert_loads = recipe.lora.expert_loads if experts.startswith("busiest") else ""
+    lora = dataclasses.replace(recipe.lora, experts=experts, expert_loads=expert_loads)
+    return dataclasses.replace(recipe, lora=lora)
+
+
+def _train(
+    path: Path,
+    stage: "Stage",
+    *,
+    as_json: bool,
+    experts: str | None = None,
+    expert_loads: str | None = None,
+) -> None:
     with _told_once():
-        recipe = _read(path)
+        recipe = _choose_experts(_read(path), experts, expert_loads)
         from mixtral.loading import torch_device
         from mixtral.train.parallel import ParallelContext
 

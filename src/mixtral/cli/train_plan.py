@@ -1,10 +1,11 @@
 """``mixtral train plan``: memory and time of a training run, worked out before it starts.
 
-From a recipe, from options, or from a recipe that options change. No weights and no data are
-touched; the arithmetic is in ``train/plan.py``.
+From a recipe, from options, or from a recipe that options change. No weights are touched, and of
+the data only a token file, to count its steps. The arithmetic is in ``train/plan.py``.
 """
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from mixtral.cli.console import (
-    format_bytes,
-    format_count,
-    note,
-    print_json,
-    spinner,
-    stdout_console,
-)
+from mixtral.cli.console import note, print_json, spinner
 from mixtral.cli.options import grouped_options
+from mixtral.cli.train_plan_page import plan_as_json, print_plan
 from mixtral.config import ModelConfig, read_recipe_file
 from mixtral.errors import ConfigError, Error
 from mixtral.machine import available_memory_bytes
@@ -30,7 +24,7 @@ from mixtral.model_source import find_model
 
 if TYPE_CHECKING:
     from mixtral.train.lora_settings import LoraSettings
-    from mixtral.train.plan import Plan, PlanInput
+    from mixtral.train.plan import PlanInput
     from mixtral.train.recipe import TrainRecipe
 
 EPILOG = """Examples:
@@ -39,19 +33,14 @@ EPILOG = """Examples:
   mixtral train plan --model 8x7b --gpus 8 --checkpointing"""
 """What ``--help`` ends with."""
 
+# Their geometry is published, so that no download is needed to plan with it.
+_PRESET_OF = {
+    f"mistralai/Mixtral-{size}{kind}-v0.1": size.lower()
+    for size in ("8x7B", "8x22B")
+    for kind in ("", "-Instruct")
+}
 _PROBE_SIZE = 1024
 _PROBE_SECONDS = 0.3
-_USES = {
-    "weights": "of the model, as forward and backward take them",
-    "masters": "float32, what AdamW steps: copies, an adapter, or shards",
-    "gradients": "float32",
-    "moments": "AdamW's two, float32",
-    "activations": "what a micro-batch keeps for its backward pass",
-    "scratch": "for the backward pass of a layer's experts",
-    "output head": "logits of 1,024 tokens, and the head's gradient",
-    "gathered": "layers that are whole for a moment",
-    "reserve": "process, CUDA, communication (--reserve-gb)",
-}
 
 
 # Fields of ``PlanInput`` that their options call otherwise.
@@ -162,6 +151,7 @@ class MachineOptions:
             "expert_parallel": self.expert_parallel,
         }
         if on_cpu:
+            values["is_cpu"] = True
             if self.gpu_memory_gb is None:
                 values["device_memory_gb"] = available_memory_bytes() / 1e9
             if self.tflops is None:
@@ -186,9 +176,9 @@ def plan(
     given = _plan_input(recipe, run, machine)
     made = make_plan(given)
     if as_json:
-        print_json(_as_json(given, made))
+        print_json(plan_as_json(given, made))
     else:
-        _print(given, made)
+        print_plan(given, made)
 
 
 def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> "PlanInput":
@@ -226,7 +216,7 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
         name, _, rest = str(error).partition(" ")
         raise ConfigError(f"{_OPTION_OF.get(name, name)} {rest}") from error
     if recipe is not None and "num_steps" not in values:
-        note("the recipe counts epochs, which depend on its data: the time is that of 1,000 steps.")
+        given = dataclasses.replace(given, num_steps=_num_steps(recipe, given))
     return given
 
 
@@ -236,19 +226,54 @@ def _read(path: Path) -> "TrainRecipe":
     return read_recipe(path)
 
 
+def _num_steps(recipe: "TrainRecipe", given: "PlanInput") -> int:
+    """Return the steps of a recipe that counts epochs; where they take too long to count, say so.
+
+    Raises:
+        ConfigError: The token file cannot be learned from.
+    """
+    path = Path(recipe.train_tokens or recipe.train_records)
+    if recipe.train_tokens and path.is_file():
+        from mixtral.train.data import TokenStream
+
+        stream = TokenStream(
+            path,
+            tokens_per_step=given.tokens_per_step,
+            max_seq_len=given.max_seq_len,
+            vocab_size=2**16,  # all ids of the file: it is only counted here
+        )
+        return math.ceil(recipe.num_epochs * stream.num_steps)
+    why = "whose tokens are not counted here" if path.is_file() else "which is not here yet"
+    note(
+        f"num_epochs = {recipe.num_epochs:g} is as many steps as {path} makes, {why}: the time is "
+        f"that of {given.num_steps:,} steps; say another number with --steps."
+    )
+    return given.num_steps
+
+
 def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
     if model is not None:
-        return find_model(model, allow_preset=True).config
+        return _geometry(model, allow_preset=True)
     assert recipe is not None
     if not recipe.init_from:
         return recipe.first_config()
     try:
-        return find_model(recipe.init_from).config
+        return _geometry(recipe.init_from, allow_preset=False)
     except Error as error:
         raise ConfigError(
             f"init_from is {recipe.init_from}, which is not here yet; say what it is like with "
             "--model, for one --model 8x7b."
         ) from error
+
+
+def _geometry(model: str, *, allow_preset: bool) -> ModelConfig:
+    try:
+        return find_model(model, allow_preset=allow_preset).config
+    except Error:
+        if model not in _PRESET_OF:
+            raise
+        note(f"the plan takes the published geometry of {model}, {_PRESET_OF[model]}.")
+        return ModelConfig.preset(_PRESET_OF[model])
 
 
 def _packed_as(recipe: "TrainRecipe | None") -> str:
@@ -326,67 +351,3 @@ def _measure_tflops() -> float:
         matrix @ matrix
         rounds += 1
     return rounds * 2 * _PROBE_SIZE**3 / (time.perf_counter() - begin) / 1e12
-
-
-def _as_json(given: "PlanInput", made: "Plan") -> dict[str, Any]:
-    values = dataclasses.asdict(made)
-    return {
-        "fits": made.fits,
-        "total_bytes": made.total_bytes,
-        **values,
-        "assumed": dataclasses.asdict(given),
-    }
-
-
-def _print(given: "PlanInput", made: "Plan") -> None:
-    console = stdout_console()
-    console.print(_describe(given), markup=False, soft_wrap=True)
-    console.print()
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("memory of a device", style="bold", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
-    for use, size in made.memory.items():
-        if size:
-            table.add_row(use, format_bytes(size), _USES[use])
-    free = f"of {format_bytes(made.device_bytes)}"
-    verdict = f"[green]it fits[/], {free}" if made.fits else f"[red]it does not fit[/], {free}"
-    table.add_row("in all", format_bytes(made.total_bytes), verdict)
-    console.print(table)
-    for change in made.advice:
-        console.print(f"  to make it fit: {change}", markup=False, soft_wrap=True)
-    console.print()
-    console.print(
-        f"time: {made.flops_per_token / 1e9:,.3g} GFLOP per token, "
-        f"{format_count(made.tokens_per_s)} tokens/s, {_duration(made.seconds_per_step)} per step, "
-        f"{_duration(made.total_seconds)} for {given.num_steps:,} steps of "
-        f"{given.tokens_per_step:,} tokens",
-        soft_wrap=True,
-    )
-    console.print(
-        f"assumed: {given.num_devices} x {given.tflops:,.2f} TFLOP/s, of which "
-        f"{given.mfu:.0%} are reached (--tflops, --mfu)",
-        soft_wrap=True,
-    )
-
-
-def _describe(given: "PlanInput") -> str:
-    config = given.config
-    base = f"{format_count(config.num_parameters)} weights"
-    if not given.adapter_parameters:
-        return f"all of {base} trained, {given.dtype}, on {given.num_devices} device(s)"
-    packed = given.quantization or given.dtype
-    adapter = format_count(given.adapter_parameters)
-    return f"adapter of {adapter} over {base} in {packed}, on {given.num_devices} device(s)"
-
-
-def _duration(seconds: float) -> str:
-    """Write a time as people say it.
-
-    >>> _duration(0.25), _duration(90), _duration(9000), _duration(400_000)
-    ('0.25 s', '90 s', '2.5 h', '4.6 days')
-    """
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.3g} s"

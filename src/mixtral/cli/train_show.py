@@ -1,17 +1,20 @@
 """``mixtral train show``: which tokens of a file of conversations a model would learn."""
 
+import json
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from mixtral.cli.console import note, print_json, spinner, stdout_console
+from mixtral.cli.console import note, spinner, stdout_console
 from mixtral.errors import ConfigError, InvalidRequest, UnsupportedError
 
 EPILOG = """Example:
-  mixtral train show conversations.jsonl --model nano --limit 3 --plot learned.png"""
+  mixtral train show conversations.jsonl --model nano --limit 3 --plot learned.png
+  mixtral train show conversations.jsonl --all-errors --max-seq-len 1024"""
 
 
 def show(
@@ -20,6 +23,13 @@ def show(
         str, typer.Option(help="Model whose template and tokenizer are used.")
     ] = "nano",
     limit: Annotated[int, typer.Option(min=1, help="Records to show.")] = 3,
+    max_seq_len: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also refuse longer records, as a recipe with this value does."),
+    ] = None,
+    all_errors: Annotated[
+        bool, typer.Option("--all-errors", help="List every record that cannot be used.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
@@ -42,13 +52,19 @@ def show(
         from mixtral.train.records import parse_conversation
 
         tokenizer = find_tokenizer(find_model(model))
-        reader = RecordReader([records], parse_conversation)
+        on_bad = partial(_print_bad, as_json=as_json) if all_errors else None
+        reader = RecordReader([records], parse_conversation, on_bad=on_bad)
         shown: list[tuple[str, list[Example]]] = []
         for line in reader:
             try:
                 examples = encode_conversation(line.record, tokenizer)
             except (InvalidRequest, RecursionError) as error:
                 reader.refuse(line, reason_of(error))
+                continue
+            longest = max(example.num_inputs for example in examples)
+            if max_seq_len is not None and longest > max_seq_len:
+                reason = f"the record has {longest} tokens and max_seq_len is {max_seq_len}"
+                reader.refuse(line, reason)
                 continue
             if len(shown) < limit:
                 shown.append((line.place, examples))
@@ -61,7 +77,7 @@ def show(
             drawn.append((f"{place} ({counts})", pieces))
             if as_json:
                 learned = [{"text": text, "is_learned": learned} for text, learned in pieces]
-                print_json({"place": place, "pieces": learned})
+                _print_json_line({"place": place, "pieces": learned})
             else:
                 _print_example(*drawn[-1])
     if plot is not None:
@@ -70,6 +86,17 @@ def show(
 
         save_figure(draw_learned(drawn), plot)
         note(f"wrote {plot}")
+
+
+def _print_json_line(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value))
+
+
+def _print_bad(place: str, reason: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json_line({"place": place, "reason": reason})
+    else:
+        stdout_console().print(f"{place}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_plot(plot: Path | None) -> None:

@@ -3,8 +3,13 @@
 Where the model runs in bfloat16, a step of a small learning rate is lost in bfloat16's eight bits:
 so the optimizer owns float32 copies, steps those, and writes them back rounded. A float32 parameter
 is its own master: nothing is copied and nothing is kept twice.
+
+Gradients of micro-batches add up in float32 for the same reason: in bfloat16 a sum of some hundred
+of them stops growing. As soon as backward has made that of a bfloat16 parameter, it is added to the
+master's and freed, so that the model's gradients are never there in both precisions.
 """
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +29,7 @@ class MasterAdamW:
 
     Args:
         model: The model; its parameters may have any float dtype, and keep their memory from now
-            on where they are float32.
+            on where they are float32. Gradients of the others are taken from them as they come.
         recipe: Betas, decay and clipping.
         context: This process among the others, of a split model; None where it is the only one.
     """
@@ -40,6 +45,8 @@ class MasterAdamW:
         self._copies = [  # (parameter, master) where they are two
             (p, m) for p, m in zip(self._params, self._masters, strict=True) if p.dtype != m.dtype
         ]
+        for param, master in self._copies:
+            param.register_post_accumulate_grad_hook(functools.partial(_take_gradient, master))
         self._grad_clip = recipe.grad_clip
         decayed = [m for m, (name, p) in zip(self._masters, named, strict=True) if _decays(name, p)]
         kept = [
@@ -62,10 +69,10 @@ class MasterAdamW:
         Where the norm is not finite, no weight changes.
         """
         for master, param in zip(self._masters, self._params, strict=True):
+            _take_gradient(master, param)
             # An expert that no token visited has no gradient; for AdamW that is a zero.
-            grad = None if param.grad is None else local_shard(param.grad)
-            param.grad = None
-            master.grad = torch.zeros_like(master) if grad is None else grad.float()
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
         norm = self._context.clip_gradients(self._masters, self._grad_clip)
         if math.isfinite(norm):
             for group in self._adamw.param_groups:
@@ -75,6 +82,22 @@ class MasterAdamW:
         for master in self._masters:
             master.grad = None
         return norm
+
+    def gradient(self, name: str) -> torch.Tensor | None:
+        """Return what backward has added up for a parameter since the last step.
+
+        Args:
+            name: As in ``model.named_parameters()``.
+
+        Returns:
+            This process's part in float32, in the memory that the next step reads; None where
+            there is nothing, or the parameter is frozen.
+        """
+        if name not in self.names:
+            return None
+        index = self.names.index(name)
+        _take_gradient(self._masters[index], self._params[index])
+        return self._masters[index].grad
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return masters and moments by name, as shards of the whole, for ``ShardedState``."""
@@ -109,6 +132,14 @@ class MasterAdamW:
 def _master(parameter: torch.Tensor) -> torch.Tensor:
     values = local_shard(parameter.detach())
     return values if values.dtype == torch.float32 else values.float()
+
+
+def _take_gradient(master: torch.Tensor, parameter: torch.Tensor) -> None:
+    """Move the gradient of a parameter to its master, on top of what is there."""
+    if parameter.grad is None:
+        return
+    grad, parameter.grad = local_shard(parameter.grad), None
+    master.grad = grad.float() if master.grad is None else master.grad.add_(grad)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -10,6 +10,7 @@ Memory of one device is the sum of what is there at the worst moment, the end of
     scratch      what the backward pass of one layer's experts works with
     output head  logits of a chunk of tokens and the head's gradient; T x V logits never exist
     gathered     with several devices, the layers that FSDP has whole for the moment
+    saved copy   on a CPU: masters and moments, copied to be written in the background
     reserve      the process, CUDA's context, buffers of communication
 
 With W devices masters, gradients and moments are split evenly (FSDP2, see ``parallel.py``) and so
@@ -77,6 +78,9 @@ class PlanInput:
     """Whether layers are run again in the backward pass."""
     num_devices: int = 1
     """W."""
+    is_cpu: bool = False
+    """Whether the device is a CPU, whose memory also has the copy of the state that is being
+    written; that of a GPU goes to the memory of its machine."""
     expert_parallel: int = 1
     """Devices that split the experts of a layer between them; divides W and E."""
     device_memory_gb: float = 80.0
@@ -199,6 +203,7 @@ def memory_by_use(given: PlanInput) -> dict[str, int]:
         "scratch": scratch,
         "output head": head,
         "gathered": _gathered_bytes(given),
+        "saved copy": 12 * split if given.is_cpu else 0,
         "reserve": round(given.reserve_gb * 1e9),
     }
 

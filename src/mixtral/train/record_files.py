@@ -2,6 +2,7 @@
 
 A reader takes one line at a time, so the size of a file does not matter, and goes on after a bad
 record: the error at the end names the first ``MAX_SHOWN`` by file and line and counts the rest.
+Who wants to see each of them gives ``on_bad``.
 What is in a line is the business of ``records``; whether a template can write it and whether it
 is short enough, ``chat_data`` finds out, and notes it with ``RecordReader.refuse``.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from mixtral.errors import ConfigError, InvalidRequest
-from mixtral.train.records import Record
+from mixtral.train.records import Record, parse_conversation
 
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line; a million tokens of text have some 4 MiB."""
@@ -52,15 +53,23 @@ class RecordReader(Generic[R]):
     Args:
         paths: Files of JSON lines, UTF-8.
         parse: ``parse_conversation``, ``parse_preference`` or ``parse_document``.
+        on_bad: Called with place and reason of each bad record as it is met.
 
     Attributes:
         num_records: Lines that hold a record, good or bad, so far.
         num_skipped: Records that the caller left out on purpose; the caller counts them.
     """
 
-    def __init__(self, paths: Sequence[Path], parse: Callable[[Mapping[str, Any]], R]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        parse: Callable[[Mapping[str, Any]], R],
+        *,
+        on_bad: Callable[[str, str], None] | None = None,
+    ) -> None:
         self._paths = paths
         self._parse = parse
+        self._on_bad = on_bad
         self._shown: list[str] = []
         self._num_bad = 0
         self.num_records = 0
@@ -104,6 +113,8 @@ class RecordReader(Generic[R]):
             return
         rest = self._num_bad - len(self._shown)
         more = f"; and {rest} more" if rest else ""
+        if rest and self._on_bad is None and self._parse is parse_conversation:
+            more += " (mixtral train show FILE --all-errors --max-seq-len N lists all of them)"
         raise ConfigError(
             f"{self._num_bad} of {self.num_records} records cannot be used: "
             f"{'; '.join(self._shown)}{more}."
@@ -122,6 +133,8 @@ class RecordReader(Generic[R]):
 
     def _note(self, place: str, reason: str) -> None:
         self._num_bad += 1
+        if self._on_bad is not None:
+            self._on_bad(place, reason)
         if len(self._shown) < MAX_SHOWN:
             self._shown.append(f"{place}: {reason.rstrip('.')}")
 

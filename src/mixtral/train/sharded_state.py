@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,17 +72,19 @@ class ShardedState:
         self.wait()
         self._require_room(tensors)
         new = self.path / f"{step}.new"
-        if self._context.is_main:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            _write_json(new / _VALUES, values)
-        self._context.wait_for_all()
+        failure: OSError | None = None
+        try:
+            if self._context.is_main:
+                _make_folder(new, values)
+        except OSError as error:
+            failure = error
+        self._require_written(failure)
         try:
             self._pending = self._begin(new, dict(tensors))
         except _FAILURES as error:
             raise self._not_written(error) from error
         if self._context.is_main:
-            self._pending.add_done_callback(lambda future: self._finish(future, new, step))
+            self._pending = followed_by(self._pending, lambda: self._publish(new, step))
 
     def _begin(self, new: Path, tensors: dict[str, Tensor]) -> "Future[None]":
         writer = FileSystemWriter(new, overwrite=False)
@@ -99,7 +101,7 @@ class ShardedState:
         return cast("Future[None]", begun)
 
     def wait(self) -> None:
-        """Return when the state that was begun is on the disk.
+        """Return when the state that was begun is on the disk, under its name, for every process.
 
         Raises:
             CheckpointError: It could not be written.
@@ -107,11 +109,7 @@ class ShardedState:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        try:
-            pending.result()
-        except _FAILURES as error:
-            raise self._not_written(error) from error
-        self._context.wait_for_all()
+        self._require_written(pending.exception())
 
     def load(self, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Fill tensors from the newest state, in place, whatever number of processes wrote it.
@@ -142,10 +140,8 @@ class ShardedState:
         assert isinstance(values, dict)
         return values
 
-    def _finish(self, future: "Future[None]", new: Path, step: int) -> None:
+    def _publish(self, new: Path, step: int) -> None:
         """Put a whole state in its place; runs on the thread that wrote it."""
-        if future.exception() is not None:
-            return
         new.rename(self.path / str(step))
         for other in self.path.iterdir():
             if other.name != str(step):
@@ -163,11 +159,46 @@ class ShardedState:
                 "Free some space and start again: the run resumes from the last state."
             )
 
+    def _require_written(self, failure: BaseException | None) -> None:
+        """Go on where every process has written its part.
+
+        Asked by all, answered by all: no process may wait for one that has ended with an error.
+
+        Raises:
+            CheckpointError: One of them could not.
+        """
+        if not self._context.any_true(failure is not None):
+            return
+        if failure is not None and not isinstance(failure, _FAILURES):
+            raise failure
+        raise self._not_written(failure or RuntimeError("another process failed")) from failure
+
     def _not_written(self, error: BaseException) -> CheckpointError:
         return CheckpointError(
             f"a state in {self.path} cannot be written: {_reason(error)}. Free some space and "
             "start again: the run resumes from the last state."
         )
+
+
+def followed_by(work: "Future[None]", then: Callable[[], None]) -> "Future[None]":
+    """Return a future that is done when ``then`` is, which runs once ``work`` has succeeded.
+
+    Who waits for ``work`` itself may be awake before its callbacks have run, and would never hear
+    of an error in them.
+    """
+    both: Future[None] = Future()
+
+    def finish(work: "Future[None]") -> None:
+        try:
+            work.result()
+            then()
+        except BaseException as error:  # whatever it is, who waits has to hear of it
+            both.set_exception(error)
+        else:
+            both.set_result(None)
+
+    work.add_done_callback(finish)
+    return both
 
 
 def adamw_tensors(
@@ -212,8 +243,10 @@ def _without_warning() -> Iterator[None]:
         yield
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+def _make_folder(new: Path, values: Mapping[str, Any]) -> None:
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with (new / _VALUES).open("w", encoding="utf-8") as file:
         json.dump(dict(values), file)
         file.flush()
         os.fsync(file.fileno())

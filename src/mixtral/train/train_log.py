@@ -1,5 +1,6 @@
 """Where the numbers of a run go: a line of JSON each, and TensorBoard where it is installed."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from mixtral.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from mixtral.train.event_file import EventFile
 
 logger = logging.getLogger(__name__)
 
 
 class TrainLog:
     """Writes records to ``log.jsonl`` and to the folder ``tensorboard``.
+
+    Training is worth more than its curves: where TensorBoard's file cannot be written, a warning
+    says so once and the numbers go to ``log.jsonl`` alone.
 
     Args:
         folder: Files of the run.
@@ -35,26 +39,43 @@ class TrainLog:
         """
         self._folder.append_log({name: _rounded(value) for name, value in record.items()})
         if self._board is not None:
-            for name, value in _scalars(record):
-                if name != "step":
-                    self._board.add_scalar(name, value, record["step"])
+            scalars = {name: value for name, value in _scalars(record) if name != "step"}
+            try:
+                self._board.write(scalars, record["step"])
+            except OSError as error:
+                _warn_of_board(error)
+                self.close()
 
     def close(self) -> None:
-        """Write what is left to write."""
+        """Close what is open; all numbers are written already."""
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):  # of a failed write, which was told of
+                self._board.close()
+            self._board = None
 
 
-def _open_board(path: Path, first_step: int) -> "SummaryWriter | None":
+def _open_board(path: Path, first_step: int) -> "EventFile | None":
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from mixtral.train.event_file import EventFile
     except ImportError:
         logger.warning(
             "tensorboard is not installed, so the numbers go to log.jsonl alone: "
             "pip install 'mixtral[train]', or set tensorboard = false in the recipe"
         )
         return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first_step)
+    try:
+        return EventFile(path / "tensorboard", first_step=first_step)
+    except OSError as error:
+        _warn_of_board(error)
+        return None
+
+
+def _warn_of_board(error: OSError) -> None:
+    logger.warning(
+        "the numbers go to log.jsonl alone from here on, because TensorBoard's file cannot be "
+        "written: %s",
+        error.strerror or error,
+    )
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -12,13 +12,13 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
+from mixtral.errors import CheckpointError, ConfigError
 from mixtral.loading import torch_device
 from mixtral.model.lora import lora_adapter
 from mixtral.model.moe import set_router_jitter
@@ -32,13 +32,18 @@ from mixtral.train.losses import load_balancing_loss, router_z_loss
 from mixtral.train.objective import MicroBatch
 from mixtral.train.objectives import Stage, make_objective
 from mixtral.train.optimizer import MasterAdamW
+from mixtral.train.out_of_memory import (
+    told_of_evaluation,
+    told_of_micro_batches,
+    told_of_optimizer,
+)
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
 from mixtral.train.reference import Progress
 from mixtral.train.router_monitor import RouterMonitor
 from mixtral.train.run_folder import STATE_FILE, RunFolder
 from mixtral.train.run_identity import RunIdentity, settings_in_use, settings_of
-from mixtral.train.shards import local_rows, local_shard
+from mixtral.train.shards import local_rows
 from mixtral.train.step_metrics import StepMetrics
 from mixtral.train.train_log import TrainLog
 
@@ -46,23 +51,6 @@ if TYPE_CHECKING:
     from mixtral.train.sharded_state import ShardedState
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def _told_of_memory(micros: Sequence[MicroBatch]) -> Iterator[None]:
-    """Turn a failure to get memory into one line that says what to change."""
-    try:
-        yield
-    except RuntimeError as error:
-        is_full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not is_full:
-            raise
-        most = max(micro.batch.input_ids.numel() for micro in micros)
-        raise UnsupportedError(
-            f"there is not enough memory for a micro-batch of {most} tokens; lower "
-            "micro_batch_tokens or max_seq_len, or set activation_checkpointing = true. "
-            "mixtral train plan works out what fits; the same command resumes the run."
-        ) from error
 
 
 class Trainer:
@@ -110,10 +98,11 @@ class Trainer:
             self._adapter = lora_adapter(self.model, base_model=self._first.source.name)
         self._dtype = self.model.dtype  # of the computation; a split model is kept in float32
         self.context.shard(self.model, self._dtype)
-        with _told_of_memory(micros):
+        with told_of_micro_batches(micros):
             self.objective.prepare()
         self.context.reshard(self.model)
-        self.optimizer = MasterAdamW(self.model, recipe, self.context)
+        with told_of_optimizer():
+            self.optimizer = MasterAdamW(self.model, recipe, self.context)
         self._schedule = recipe.schedule(self.max_steps)
         learns_routing = any(
             ".gate." in name and p.requires_grad for name, p in self.model.named_parameters()
@@ -150,12 +139,11 @@ class Trainer:
             use_tensorboard=self.recipe.tensorboard and self.context.is_main,
         )
         try:
-            yield from self._steps(log)
-            self.wait()
-            self.export(self.result)
+            with closing(self.folder), closing(log):
+                yield from self._steps(log)
+                self.wait()
+                self.export(self.result)
         finally:
-            log.close()
-            self.folder.close()
             if not self.context.is_main:
                 self.folder.path.rmdir()  # it was only there to be locked
 
@@ -166,7 +154,7 @@ class Trainer:
             metrics = self._train_step(self.next_step, peak.flops())
             self.next_step += 1
             is_last = self.next_step == self.max_steps
-            if metrics.step % recipe.log_every == 0 or metrics.valid is not None:
+            if metrics.step % recipe.log_every == 0 or metrics.valid is not None or is_last:
                 self._log(log, metrics)
             if metrics.valid_loss is not None and metrics.valid_loss < self.best_loss:
                 self.best_loss = metrics.valid_loss
@@ -227,7 +215,8 @@ class Trainer:
         """Return means over the held-out data, ``loss`` among them; empty where there is none."""
         self.model.eval()
         try:
-            return self.objective.evaluate(self.model)
+            with told_of_evaluation():
+                return self.objective.evaluate(self.model)
         finally:
             self.model.train()
 
@@ -236,13 +225,14 @@ class Trainer:
         begin = time.perf_counter()
         micros = self.objective.step(step)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), _told_of_memory(micros):
+        with torch.random.fork_rng(devices), told_of_micro_batches(micros):
             means = self._backward(micros, step)
         rate = self._schedule.rate(step)
         self._require_finite("the loss", means["loss"], step)
         if recipe.embedding_rows == "seen":
             self._forget_unseen_rows(micros)
-        norm = self.optimizer.step(rate)
+        with told_of_optimizer():
+            norm = self.optimizer.step(rate)
         self._require_finite("the gradient's norm", norm, step)
         seconds = time.perf_counter() - begin
         num_tokens = sum(m.batch.input_ids.numel() for m in micros)
@@ -316,14 +306,15 @@ class Trainer:
 
     def _forget_unseen_rows(self, micros: Sequence[MicroBatch]) -> None:
         """Clear the embedding's gradient where a token is neither read nor to be said."""
-        grad = self.model.model.embed_tokens.weight.grad
+        grad = self.optimizer.gradient("model.embed_tokens.weight")
         if grad is None:
             return
         is_unseen = torch.ones(self.config.vocab_size, dtype=torch.bool)
         for micro in micros:
             is_unseen[micro.batch.input_ids.cpu()] = False
             is_unseen[micro.targets[micro.targets >= 0].cpu()] = False
-        local_shard(grad)[local_rows(is_unseen.to(grad.device), grad)] = 0.0
+        weight = self.model.model.embed_tokens.weight
+        grad[local_rows(is_unseen.to(grad.device), weight)] = 0.0
 
     def _log(self, log: TrainLog, metrics: StepMetrics) -> None:
         record = dataclasses.asdict(metrics)
@@ -362,7 +353,8 @@ class Trainer:
         """Take up the state in the folder, if there is one, and return the step to go on from."""
         state = self.folder.load_state()
         if self._states is not None:
-            state = self.optimizer.load_tensors(self._states)
+            with told_of_optimizer():
+                state = self.optimizer.load_tensors(self._states)
         step = 0 if state is None else int(state["step"])
         if self.context.is_main:
             for folder in (self.folder.path / "best", self.result):
@@ -375,7 +367,8 @@ class Trainer:
             return 0
         try:
             if self._states is None:
-                self.optimizer.load_state_dict(state["optimizer"])
+                with told_of_optimizer():
+                    self.optimizer.load_state_dict(state["optimizer"])
             self.best_loss = float(state["best_loss"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder.state_path} does not fit: {error}.") from error
