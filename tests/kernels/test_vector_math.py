@@ -13,19 +13,9 @@ from mixtral.kernels.cpu import load_library
 from mixtral.kernels.vector_math import find_vector_math
 from mixtral.model import CpuTransformer, TokenBatch, Transformer
 from mixtral.random_weights import random_tensors
+from tests.models_for_tests import tiny_config
 
-CONFIG = ModelConfig(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    num_local_experts=2,
-    max_position_embeddings=8192,
-    dtype="float32",
-)
+CONFIG = tiny_config(max_position_embeddings=8192)
 
 
 class Calls(TorchDispatchMode):
