@@ -88,7 +88,7 @@ def test_full_disk_of_tensorboard_is_one_warning_and_the_log_goes_on(
                 os.dup2(full.fileno(), log._board._file.fileno())
             log.write({"step": step, "loss": 1.0})
         log.close()
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "cannot be written: No space left on device" in caplog.text
     assert [record["step"] for record in folder.read_log()] == [0, 1, 2, 3]
     if num_written:

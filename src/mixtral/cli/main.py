@@ -7,6 +7,7 @@ Exit status: 0 fine; 1 something failed while running (the engine stopped, the o
 130 stopped with Ctrl-C, 143 with SIGTERM.
 """
 
+import copy
 import errno
 import io
 import logging
@@ -158,8 +159,9 @@ class _StderrHandler(logging.Handler):
 
 class _ShortFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        record.levelname = record.levelname.lower()
-        return super().format(record)
+        shown = copy.copy(record)  # other handlers see the record, too
+        shown.levelname = record.levelname.lower()
+        return super().format(shown)
 
 
 def _log_to_stderr(level: int) -> None:
