@@ -4,9 +4,11 @@ matplotlib is imported when a figure is made; it comes with the extra ``train``.
 without pyplot, so no display is looked for and no state of matplotlib changes.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixtral.errors import UnsupportedError
 from mixtral.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -16,6 +18,16 @@ BLUE = "#0072B2"
 """Like the next, of Okabe and Ito's set, whose colours colour-blind people can tell apart."""
 VERMILION = "#D55E00"
 """Stands beside ``BLUE``."""
+
+
+def require_matplotlib(option: str) -> None:
+    """Do nothing where figures can be made; for a check before minutes of work.
+
+    Raises:
+        UnsupportedError: matplotlib is not installed; the message names the option that needs it.
+    """
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError(f"{option} needs matplotlib; run pip install 'mixtral[train]'.")
 
 
 def new_figure(*, width: float, height: float) -> "Figure":

@@ -31,11 +31,7 @@ def test_numbers_come_from_the_server_and_go_on(open_page: "Callable[..., Page]"
     assert rows.count() == report["num_layers"]
     assert rows.first.locator("td").count() == report["num_experts"]
     assert page.locator("#charts svg").count() == 6
-    with page.expect_response(STATUS), page.expect_response(STATUS):
-        pass
-    drawn = page.get_attribute("#charts svg .line", "d")
-    assert drawn
-    assert drawn.count("L") >= 1
+    wait_until(page, "document.querySelector('#charts svg .line')?.getAttribute('d').includes('L')")
 
 
 def test_a_prompt_shows_in_the_load_of_the_last_minute(open_page: "Callable[..., Page]") -> None:

@@ -33,7 +33,9 @@ def random_examples(count: int, *, seed: int = 0, longest: int = 40) -> list[Exa
 
 
 def gathered(examples: Sequence[Example], vocab_size: int = 512) -> ExampleSet:
-    records = (EncodedRecord(key=i * 7919, examples=[e]) for i, e in enumerate(examples))
+    records = (
+        EncodedRecord(key=i * 7919, place=str(i), examples=[e]) for i, e in enumerate(examples)
+    )
     return ExampleSet.collect(records, vocab_size=vocab_size)
 
 
@@ -201,7 +203,7 @@ def test_split_parts_all_examples() -> None:
     assert Counter(map(expected_sequence, [*learned, *measured])) == Counter(
         map(expected_sequence, examples)
     )
-    records = [EncodedRecord(key=5, examples=examples)]
+    records = [EncodedRecord(key=5, place="", examples=examples)]
     same = ExampleSet.collect(records, vocab_size=512)
     with pytest.raises(ConfigError, match=r"leaves .* to learn and .* to measure"):
         same.split(0.5, seed=0)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_every_bad_line_is_found_and_the_first_are_named(tmp_path: Path) -> None
     assert f"{path}:4: the line holds a JSON list" in message
     assert f"{path}:7: the record has no 'messages'" in message
     assert f"{path}:8:" not in message
-    assert "; and 3 more (mixtral train show FILE" in message
+    assert message.endswith("; and 3 more.")
     assert "\n" not in message
 
 
@@ -238,11 +239,10 @@ def test_places_of_all_bad_records_are_told_as_they_are_met(tmp_path: Path) -> N
     assert [place for place, _ in met] == [f"{path}:{number}" for number in range(1, 8)]
 
 
-def test_command_that_names_the_rest_is_said_for_conversations_alone(tmp_path: Path) -> None:
+def test_error_names_the_command_that_lists_the_rest(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *[{}] * 7)
-    for parse, is_said in ((parse_conversation, True), (parse_preference, False)):
-        reader: RecordReader[Any] = RecordReader([path], parse)
+    for listed_by, said in (("show --all", "and 2 more (show --all lists"), (None, "and 2 more.")):
+        reader = RecordReader([path], parse_conversation, listed_by=listed_by)
         assert not list(reader)
-        with pytest.raises(ConfigError, match="and 2 more") as caught:
+        with pytest.raises(ConfigError, match=re.escape(said)):
             reader.check()
-        assert ("--all-errors" in str(caught.value)) == is_said

@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -25,7 +24,8 @@ from mixtral.cli.bench_serve_options import (
 )
 from mixtral.cli.console import note, spinner, stderr_console
 from mixtral.cli.options import ModelOptions, grouped_options
-from mixtral.errors import ConfigError, EngineError, UnsupportedError
+from mixtral.errors import ConfigError, EngineError
+from mixtral.pictures import require_matplotlib
 
 if TYPE_CHECKING:
     from mixtral.bench.serve_load import Load
@@ -59,8 +59,8 @@ def serve(
     ] = None,
 ) -> None:
     """Time the answers of a server: first token, each token, all of it, under given loads."""
-    if plot is not None and find_spec("matplotlib") is None:
-        raise UnsupportedError("--plot needs matplotlib; run pip install 'mixtral[train]'.")
+    if plot is not None:
+        require_matplotlib("--plot")
     check_targets(json_file, plot)
     _refuse_unused(model, server)
     options = _measurement(server, load, prompts, vocab_size=_vocab_size(model, server, prompts))

@@ -5,7 +5,6 @@ the data only a token file, to count its steps. The arithmetic is in ``train/pla
 """
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +241,7 @@ def _num_steps(recipe: "TrainRecipe", given: "PlanInput") -> int:
             max_seq_len=given.max_seq_len,
             vocab_size=2**16,  # all ids of the file: it is only counted here
         )
-        return math.ceil(recipe.num_epochs * stream.num_steps)
+        return recipe.num_steps(stream.num_steps)
     why = "whose tokens are not counted here" if path.is_file() else "which is not here yet"
     note(
         f"num_epochs = {recipe.num_epochs:g} is as many steps as {path} makes, {why}: the time is "

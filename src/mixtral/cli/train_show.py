@@ -1,16 +1,23 @@
 """``mixtral train show``: which tokens of a file of conversations a model would learn."""
 
 import json
+from collections import deque
+from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from mixtral.cli.console import note, spinner, stdout_console
-from mixtral.errors import ConfigError, InvalidRequest, UnsupportedError
+from mixtral.errors import ConfigError
+from mixtral.pictures import require_matplotlib
+
+if TYPE_CHECKING:
+    from mixtral.tokenizer import Tokenizer
+    from mixtral.train.chat_data import EncodedRecord
 
 EPILOG = """Example:
   mixtral train show conversations.jsonl --model nano --limit 3 --plot learned.png
@@ -44,40 +51,23 @@ def show(
     first, as training would.
     """
     _check_plot(plot)
+    drawn: list[tuple[str, list[tuple[str, bool]]]] = []
     with spinner("reading"):
         from mixtral.model_source import find_model
         from mixtral.model_tokenizer import find_tokenizer
-        from mixtral.train.chat_data import Example, encode_conversation, picture
-        from mixtral.train.record_files import RecordReader, reason_of
-        from mixtral.train.records import parse_conversation
+        from mixtral.train.chat_data import picture
 
         tokenizer = find_tokenizer(find_model(model))
         on_bad = partial(_print_bad, as_json=as_json) if all_errors else None
-        reader = RecordReader([records], parse_conversation, on_bad=on_bad)
-        shown: list[tuple[str, list[Example]]] = []
-        for line in reader:
-            try:
-                examples = encode_conversation(line.record, tokenizer)
-            except (InvalidRequest, RecursionError) as error:
-                reader.refuse(line, reason_of(error))
-                continue
-            longest = max(example.num_inputs for example in examples)
-            if max_seq_len is not None and longest > max_seq_len:
-                reason = f"the record has {longest} tokens and max_seq_len is {max_seq_len}"
-                reader.refuse(line, reason)
-                continue
-            if len(shown) < limit:
-                shown.append((line.place, examples))
-        reader.check()
-    drawn: list[tuple[str, list[tuple[str, bool]]]] = []
-    for place, examples in shown:
-        for example in examples:
+        shown = _first(records, tokenizer, limit, max_seq_len=max_seq_len, on_bad=on_bad)
+    for record in shown:
+        for example in record.examples:
             pieces = picture(example, tokenizer)
             counts = f"{len(example.token_ids)} tokens, {sum(example.loss_mask)} learned"
-            drawn.append((f"{place} ({counts})", pieces))
+            drawn.append((f"{record.place} ({counts})", pieces))
             if as_json:
                 learned = [{"text": text, "is_learned": learned} for text, learned in pieces]
-                _print_json_line({"place": place, "pieces": learned})
+                typer.echo(json.dumps({"place": record.place, "pieces": learned}))
             else:
                 _print_example(*drawn[-1])
     if plot is not None:
@@ -88,13 +78,35 @@ def show(
         note(f"wrote {plot}")
 
 
-def _print_json_line(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value))
+def _first(
+    path: Path,
+    tokenizer: "Tokenizer",
+    limit: int,
+    *,
+    max_seq_len: int | None,
+    on_bad: Callable[[str, str], None] | None,
+) -> "list[EncodedRecord]":
+    """Return the first conversations of a file that is all good.
+
+    Raises:
+        ConfigError: Records are bad; the message names the first of them.
+    """
+    from mixtral.train.chat_data import encode_conversation, encode_records
+    from mixtral.train.record_files import LIST_CONVERSATIONS, RecordReader
+    from mixtral.train.records import parse_conversation
+
+    listed_by = LIST_CONVERSATIONS if on_bad is None else None
+    reader = RecordReader([path], parse_conversation, on_bad=on_bad, listed_by=listed_by)
+    encode = partial(encode_conversation, tokenizer=tokenizer)
+    encoded = encode_records(reader, encode, max_seq_len=max_seq_len)
+    first = list(islice(encoded, limit))
+    deque(encoded, maxlen=0)  # Bad records are told at the end of the file.
+    return first
 
 
 def _print_bad(place: str, reason: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json_line({"place": place, "reason": reason})
+        typer.echo(json.dumps({"place": place, "reason": reason}))
     else:
         stdout_console().print(f"{place}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
@@ -106,8 +118,7 @@ def _check_plot(plot: Path | None) -> None:
 
     if plot.suffix not in (".png", ".svg"):
         raise ConfigError(f"--plot is {plot}; name a file that ends with .png or .svg.")
-    if find_spec("matplotlib") is None:
-        raise UnsupportedError("--plot needs matplotlib; run pip install 'mixtral[train]'.")
+    require_matplotlib("--plot")
     check_file("--plot", plot)
 
 

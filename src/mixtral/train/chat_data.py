@@ -66,6 +66,8 @@ class EncodedRecord:
 
     key: int
     """``Record.key`` of the record."""
+    place: str
+    """``file:line`` of the record."""
     examples: list[Example]
     """At least one; of a preference pair two, chosen and rejected."""
 
@@ -74,7 +76,7 @@ def encode_records(
     reader: RecordReader[R],
     encode: Callable[[R], list[Example]],
     *,
-    max_seq_len: int,
+    max_seq_len: int | None,
     max_record_tokens: int | None = None,
     too_long: Literal["error", "skip"] = "error",
 ) -> Iterator[EncodedRecord]:
@@ -83,7 +85,7 @@ def encode_records(
     Args:
         reader: Its ``num_skipped`` counts what ``too_long`` leaves out.
         encode: One of the functions below, with its tokenizer filled in by ``partial``.
-        max_seq_len: Most tokens that may run as one sequence.
+        max_seq_len: Most tokens that may run as one sequence; None for any number.
         max_record_tokens: Most tokens that all examples of a record may run together, as the two
             of a preference pair do; None where they need not.
         too_long: Whether a longer record is an error, or left out and counted.
@@ -100,7 +102,7 @@ def encode_records(
             continue
         reason = _excess(examples, max_seq_len, max_record_tokens)
         if reason is None:
-            yield EncodedRecord(key=line.record.key(), examples=examples)
+            yield EncodedRecord(key=line.record.key(), place=line.place, examples=examples)
         elif too_long == "skip":
             reader.num_skipped += 1
         else:
@@ -109,11 +111,11 @@ def encode_records(
 
 
 def _excess(
-    examples: Sequence[Example], max_seq_len: int, max_record_tokens: int | None
+    examples: Sequence[Example], max_seq_len: int | None, max_record_tokens: int | None
 ) -> str | None:
     """Return which limit the examples of a record exceed, or None."""
     longest = max(example.num_inputs for example in examples)
-    if longest > max_seq_len:
+    if max_seq_len is not None and longest > max_seq_len:
         return f"the record has {longest} tokens and max_seq_len is {max_seq_len}"
     total = sum(example.num_inputs for example in examples)
     if max_record_tokens is not None and total > max_record_tokens:

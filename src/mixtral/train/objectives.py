@@ -27,7 +27,7 @@ from mixtral.train.objective import NextToken, Objective
 from mixtral.train.packing import PackedExamples
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.recipe import TrainRecipe
-from mixtral.train.record_files import RecordReader
+from mixtral.train.record_files import LIST_CONVERSATIONS, RecordReader
 from mixtral.train.records import (
     Record,
     parse_conversation,
@@ -168,7 +168,7 @@ def read_examples(
         reader = RecordReader([path], parse_document)
         cut = partial(encode_document, tokenizer=tokenizer, max_seq_len=recipe.max_seq_len)
         return _collect(reader, cut, recipe, vocab_size=vocab_size)
-    talks = RecordReader([path], parse_conversation)
+    talks = RecordReader([path], parse_conversation, listed_by=LIST_CONVERSATIONS)
     encode = partial(encode_conversation, tokenizer=tokenizer)
     return _collect(talks, encode, recipe, vocab_size=vocab_size)
 

@@ -5,6 +5,7 @@ file, and the paths in it, is in ``recipe_file.py``.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -264,6 +265,10 @@ class TrainRecipe:
             )
         _check_choice("model", self.model, tuple(PRESETS))
         return ModelConfig.preset(self.model).replace(**self.geometry)
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Return how many steps a run takes: ``max_steps``, or those of ``num_epochs``."""
+        return self.max_steps or math.ceil(self.num_epochs * steps_per_epoch)
 
     def schedule(self, max_steps: int) -> Schedule:
         """Return the learning rates of a run of so many steps."""

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from mixtral.errors import ConfigError, InvalidRequest
-from mixtral.train.records import Record, parse_conversation
+from mixtral.train.records import Record
 
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line; a million tokens of text have some 4 MiB."""
 MAX_SHOWN = 5
 """How many bad records an error names."""
+LIST_CONVERSATIONS = "mixtral train show FILE --all-errors --max-seq-len N"
+"""Command that lists all bad conversations of a file."""
 _BEGINNINGS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"BZh": "compressed by bzip2; unpack it first",
@@ -54,6 +56,7 @@ class RecordReader(Generic[R]):
         paths: Files of JSON lines, UTF-8.
         parse: ``parse_conversation``, ``parse_preference`` or ``parse_document``.
         on_bad: Called with place and reason of each bad record as it is met.
+        listed_by: Command that lists all bad records, for an error that cannot name them all.
 
     Attributes:
         num_records: Lines that hold a record, good or bad, so far.
@@ -66,10 +69,12 @@ class RecordReader(Generic[R]):
         parse: Callable[[Mapping[str, Any]], R],
         *,
         on_bad: Callable[[str, str], None] | None = None,
+        listed_by: str | None = None,
     ) -> None:
         self._paths = paths
         self._parse = parse
         self._on_bad = on_bad
+        self._listed_by = listed_by
         self._shown: list[str] = []
         self._num_bad = 0
         self.num_records = 0
@@ -113,8 +118,8 @@ class RecordReader(Generic[R]):
             return
         rest = self._num_bad - len(self._shown)
         more = f"; and {rest} more" if rest else ""
-        if rest and self._on_bad is None and self._parse is parse_conversation:
-            more += " (mixtral train show FILE --all-errors --max-seq-len N lists all of them)"
+        if rest and self._listed_by is not None:
+            more += f" ({self._listed_by} lists all of them)"
         raise ConfigError(
             f"{self._num_bad} of {self.num_records} records cannot be used: "
             f"{'; '.join(self._shown)}{more}."

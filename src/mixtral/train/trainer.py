@@ -86,7 +86,7 @@ class Trainer:
         self.model = self._first.model.train()
         self.config = self.model.config
         self.objective = make_objective(recipe, stage, self._first, self.context, on_progress)
-        self.max_steps = recipe.max_steps or math.ceil(recipe.num_epochs * self.objective.num_steps)
+        self.max_steps = recipe.num_steps(self.objective.num_steps)
         micros = self.objective.step(0)
         self.context.require_enough(len(micros))
         self._warn_of_settings()
