@@ -145,9 +145,16 @@ def write_train_step(found: Found) -> str:
                 _range(ours["matmul_gflops"], theirs["matmul_gflops"]),
             ]
         )
+    compiled = [
+        f"{case['model']} {case['compiled']['tokens_per_s']['median']:,.0f} tokens/s"
+        for case in found["train_step"]
+        if "compiled" in case
+    ]
     head = ["model", "tokens/s", "Trainer's", "faster", "by processor time", "memory of it",
             "float32 product (GFLOP/s)"]  # fmt: skip
     goals = _step_goals(found["train_step"])
+    if compiled:
+        goals += f"\n* The same step with `torch.compile` over each layer: {', '.join(compiled)}."
     return "\n".join(
         [_table(head, rows), goals, _conditions(found, "transformers", sentence=MEDIANS)]
     )

@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py                            # nano and 37m, about five minutes
     python benchmarks/train_step.py --models nano --steps 3
+    python benchmarks/train_step.py --compiled                 # ours under torch.compile, too
 
 Both train the same model from the same weights on the same batch, 8 sequences of 1,024 tokens, in
 float32, or in bfloat16 where the processor multiplies it (the Trainer's ``bf16=True``). A step is
@@ -42,6 +43,7 @@ from mixtral.train.precision import compute_dtype
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "train_step.json"
 SIDES = ("mixtral", "transformers")
+COMPILED = "compiled"
 MODELS = {
     "nano": ModelConfig.preset("nano"),
     "37m": ModelConfig.preset("nano").replace(intermediate_size=544),
@@ -59,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2, help="processes of each side")
     parser.add_argument("--sequences", type=int, default=8, help="of 1,024 tokens each")
     parser.add_argument("--threads", type=int, default=num_usable_cpus())
+    parser.add_argument(
+        "--compiled", action="store_true", help="measure ours under torch.compile, too"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=(*SIDES, COMPILED), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side:
@@ -84,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
     config = MODELS[name]
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    names = (*SIDES, COMPILED) if options.compiled else SIDES
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in names}
     with tempfile.TemporaryDirectory() as folder:
         model = Transformer(config)
         init_weights(model, seed=0)
@@ -92,7 +98,7 @@ def _measure_model(name: str, options: argparse.Namespace) -> dict[str, Any]:
         tensors = ((name, p.detach()) for name, p in model.named_parameters())
         write_checkpoint(Path(folder) / name, config, tensors, layout="hf")
         for _ in range(options.rounds):
-            for side in SIDES:
+            for side in names:
                 runs[side].append(_run_side(side, Path(folder) / name, options))
     _require_equal_losses(name, runs)
     sides = {side: _summary(of_side, options.sequences) for side, of_side in runs.items()}
@@ -156,8 +162,10 @@ def _measure_side(side: str, folder: Path, options: argparse.Namespace) -> dict[
     vocabulary = open_checkpoint(folder).config.vocab_size
     ids = torch.randint(0, vocabulary, (options.sequences, LENGTH), generator=generator)
     before = float32_gflops()
-    train = _train_ours if side == "mixtral" else _train_theirs
-    result = train(folder, ids, dtype, options.steps)
+    if side == "transformers":
+        result = _train_theirs(folder, ids, dtype, options.steps)
+    else:
+        result = _train_ours(folder, ids, dtype, options.steps, is_compiled=side == COMPILED)
     # The probe's own memory is far below that of a step.
     return result | {
         "dtype": str(dtype).removeprefix("torch."),
@@ -184,11 +192,16 @@ class _Clock:
         return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "losses": losses}
 
 
-def _train_ours(folder: Path, ids: torch.Tensor, dtype: torch.dtype, steps: int) -> dict[str, Any]:
+def _train_ours(
+    folder: Path, ids: torch.Tensor, dtype: torch.dtype, steps: int, *, is_compiled: bool
+) -> dict[str, Any]:
     keep_freed_memory()  # as the trainer does
     checkpoint = open_checkpoint(folder)
     tensors = ((name, tensor.clone()) for name, tensor in checkpoint.tensors(dtype=dtype))
     model = Transformer.from_tensors(checkpoint.config, tensors).requires_grad_(True).train()
+    if is_compiled:
+        for layer in model.model.layers:
+            layer.compile()
     recipe = TrainRecipe(
         output="unused",
         train_tokens="unused",
