@@ -39,7 +39,7 @@ def random_adapter(
             a = torch.randn(r, columns, generator=generator) * 0.1
             b = torch.randn(rows, r, generator=generator) * 0.1
             matrices[name] = LoraMatrices(a=a, b=b, scale=scale(name))
-    return Adapter(matrices=matrices, base_model="some/base")
+    return Adapter(matrices=matrices, base_model="some/base", base_digest="0" * 64)
 
 
 def merged(model: Transformer, adapter: Adapter) -> Transformer:

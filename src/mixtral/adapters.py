@@ -7,28 +7,33 @@ and a low-bit model stays as it is packed. Requests ask for one by its name.
 from collections.abc import Mapping
 from pathlib import Path
 
+from mixtral.checkpoint.base_weights import warn_of_other_base
 from mixtral.checkpoint.peft import read_adapter
 from mixtral.config import ModelConfig
 from mixtral.errors import CheckpointError, ConfigError, UnsupportedError
 from mixtral.model.adapter import Adapter
+from mixtral.model_source import ModelSource
 
 
-def load_adapters(folders: Mapping[str, str | Path], config: ModelConfig) -> dict[str, Adapter]:
-    """Read adapters in PEFT's format.
+def load_adapters(folders: Mapping[str, str | Path], source: ModelSource) -> dict[str, Adapter]:
+    """Read adapters in PEFT's format; one that is known to be of other weights gets a warning.
 
     Args:
         folders: Name of each adapter and its folder.
-        config: The model that they shall adapt.
+        source: The model that they shall adapt.
 
     Returns:
         The adapters by name, in the order of ``folders``.
 
     Raises:
         ConfigError: A name is empty, or a folder does not exist.
-        CheckpointError: A file is missing or wrong, or an adapter is for another model.
+        CheckpointError: A file is missing or wrong, or an adapter is for another geometry.
         UnsupportedError: One is something else than plain LoRA.
     """
-    return {name: _load(name, Path(folder), config) for name, folder in folders.items()}
+    found = {name: _load(name, Path(folder), source.config) for name, folder in folders.items()}
+    by_folder = {folders[name]: adapter for name, adapter in found.items()}
+    warn_of_other_base(by_folder, source.folder or source.gguf, source.name)
+    return found
 
 
 def _load(name: str, folder: Path, config: ModelConfig) -> Adapter:

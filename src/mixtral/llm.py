@@ -61,12 +61,13 @@ class LLM:
             few answers run; 0 guesses nothing. Answers stay the same.
         count_experts: Whether to count the visits of each expert, for ``AsyncLLM.stats``.
         adapters: Folders of LoRA adapters in PEFT's format by name; each request may name one. They
-            stay beside the weights, whatever these are packed as.
+            stay beside the weights, whatever these are packed as. One that was trained on other
+            weights gets a warning.
 
     Raises:
         ConfigError: An argument is wrong, or no such model exists.
         CheckpointError: A file of the model or of an adapter is missing or wrong, or an adapter is
-            for another model.
+            for another geometry.
         TokenizerError: The tokenizer's files are wrong.
         UnsupportedError: The device is not there, or the model does not fit.
     """
@@ -95,7 +96,7 @@ class LLM:
         source = find_or_download(model, layers=layers)
         found = find_tokenizer_or_why(source, tokenizer)
         # Before the weights, which may take minutes.
-        loaded = load_adapters(adapters or {}, source.config)
+        loaded = load_adapters(adapters or {}, source)
         self._model = load_model(
             source,
             dtype=dtype,

@@ -1,11 +1,13 @@
 """``mixtral adapter``: what it prints and writes, and how it fails."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mixtral.checkpoint import open_checkpoint, quantize_checkpoint
+from mixtral.checkpoint.base_weights import base_digest
 from mixtral.checkpoint.peft import write_adapter
 from mixtral.config import read_config_file
 from mixtral.model.adapter import Adapter
@@ -119,3 +121,21 @@ def test_merge_onto_what_is_there_is_refused(
         assert result.stderr.count("\n") == 1
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert file.read_text() == "mine"
+
+
+def test_merge_into_another_model_than_the_adapter_s_warns_in_one_line(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    config = read_config_file(tiny / "config.json")
+    found = Adapter(matrices=random_adapter(config, "router").matrices, base_model="nano")
+    for digest, lines in ((base_digest(tiny), 0), ("0" * 64, 1)):
+        adapter, target = tmp_path / f"adapter-{lines}", tmp_path / f"merged-{lines}"
+        write_adapter(adapter, replace(found, base_digest=digest), config)
+        result = run("adapter", "merge", tiny, adapter, target)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.count("\n") == lines
+        if lines:
+            assert result.stderr.startswith(
+                f"warning: the adapter in {adapter} was trained on nano"
+            )
+            assert str(tiny) in result.stderr

@@ -14,11 +14,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from mixtral.checkpoint import packed_config, quantized_tensors, write_checkpoint
-from mixtral.errors import Error
+from mixtral.checkpoint import packed_config, quantized_tensors
+from mixtral.errors import ConfigError, Error
 from mixtral.model import TokenBatch, Transformer
 from mixtral.model.lora import LoraSpec, add_lora, lora_adapter
 from mixtral.model.low_bit_transformer import low_bit_transformer
@@ -26,16 +25,13 @@ from mixtral.model.router_trace import RouterRecorder
 from mixtral.quantization import RECIPES
 from mixtral.train.checkpointing import checkpoint_activations
 from mixtral.train.data import TrainBatch
-from mixtral.train.dpo_settings import DpoSettings
 from mixtral.train.losses import linear_cross_entropy, load_balancing_loss, router_z_loss
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.parallel_settings import ParallelSettings
-from mixtral.train.recipe import TrainRecipe
-from mixtral.train.run_folder import read_log
 from mixtral.train.sharded_state import ShardedState, adamw_tensors
 from mixtral.train.shards import local_rows, local_shard, whole_adapter
-from mixtral.train.trainer import Trainer
 from tests.models_for_tests import tiny_model
+from tests.train.parallel_runs_for_tests import going_on_from_one, loaded, loading, stopped, trainer
 
 GRAD_CLIP = 0.5
 NUM_STEPS = 3
@@ -193,70 +189,6 @@ def resume_single(context: ParallelContext, folder: Path) -> Any:
     return resume_from(context, folder / "by_1")
 
 
-def write_runs(folder: Path) -> None:
-    """Write what ``trainer`` learns from: the last step of the tokens is one micro-batch."""
-    folder.mkdir()
-    tokens = np.tile(np.arange(3, 63), 7).astype(np.uint16)
-    tokens[::60] = 1
-    np.save(folder / "tokens.npy", np.append(tokens, [5]).astype(np.uint16))
-    model = tiny_model(vocab_size=32768)
-    write_checkpoint(folder / "start", model.config, model.named_parameters(), layout="hf")
-    records = [
-        {
-            "messages": [{"role": "user", "content": f"Say yes, {'please ' * (i % 4)}number {i}."}],
-            "chosen": "yes",
-            "rejected": "no",
-        }
-        for i in range(16)
-    ]
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / "pairs.jsonl").write_text(text)
-
-
-def trainer(context: ParallelContext, folder: Path) -> dict[str, Any]:
-    """Run whole stages, of data that lies beside the folder."""
-    data = folder.parent
-    tokens = {"train_tokens": str(data / "tokens.npy"), "valid_tokens": str(data / "tokens.npy")}
-    pairs = {"train_records": str(data / "pairs.jsonl"), "valid_fraction": 0.4}
-    pairs["dpo"] = DpoSettings(pairs_per_step=4, max_eval_pairs=4)
-    losses = {}
-    for stage, own in (("pretrain", tokens), ("dpo", pairs)):
-        recipe = run_recipe(data, folder / stage, **own)
-        run = Trainer(recipe, stage, context=context)
-        steps = list(run.run())
-        losses[stage] = [step.loss for step in steps] + [step.valid_loss for step in steps][-1:]
-        if context.is_main:  # which writes the log
-            entropies = [record["router_entropy"] for record in read_log(run.folder.log_path)]
-            losses[f"{stage} entropy"] = [value for layers in entropies for value in layers]
-    return losses
-
-
-def run_recipe(data: Path, output: Path, **own: Any) -> TrainRecipe:
-    values: dict[str, Any] = {
-        "init_from": str(data / "start"),
-        "dtype": "float32",
-        "num_epochs": 1,
-        "tokens_per_step": 120,
-        "micro_batch_tokens": 60,
-        "max_seq_len": 60,
-        "learning_rate": 1e-3,
-        "warmup_steps": 1,
-        "eval_every": 2,
-        "log_every": 1,
-        "keep_best": False,
-        "tensorboard": False,
-    }
-    return TrainRecipe(output=str(output), **values | own)
-
-
-def going_on_from_one(context: ParallelContext, folder: Path) -> None:
-    """Go on from a state of one process, which lies there."""
-    data = folder.parent
-    tokens = str(data / "tokens.npy")
-    recipe = run_recipe(data, data / "one", train_tokens=tokens, valid_tokens=tokens)
-    Trainer(recipe, "pretrain", context=context)
-
-
 def unpublished(context: ParallelContext, folder: Path) -> None:
     """Write a state whose name is taken."""
     states = ShardedState(folder / "states", context)
@@ -264,6 +196,24 @@ def unpublished(context: ParallelContext, folder: Path) -> None:
         (folder / "states" / "1" / "in the way").mkdir(parents=True)
     states.save(1, Loop(context, trainable_model()).tensors(), {})
     states.wait()
+
+
+def unshared(context: ParallelContext, folder: Path) -> dict[str, Any]:
+    """Save and load as machines do that have no disk in common."""
+    states = ShardedState(folder / f"machine {context.rank}", context)
+    tensors = Loop(context, trainable_model()).tensors()
+    told = []
+    try:
+        states.save(1, tensors, {})
+    except ConfigError as error:
+        told.append(str(error))
+    if context.is_main:
+        (states.path / "40").mkdir()
+    try:
+        states.load(tensors)
+    except ConfigError as error:
+        told.append(str(error))
+    return {"told": told}
 
 
 def differing(context: ParallelContext, folder: Path) -> None:
@@ -290,8 +240,12 @@ SCENARIOS: dict[str, Callable[[ParallelContext, Path], Any]] = {
         resume,
         resume_single,
         trainer,
+        stopped,
+        loaded,
+        loading,
         going_on_from_one,
         unpublished,
+        unshared,
         differing,
         dying,
     )
@@ -325,7 +279,7 @@ def run_processes(
         processes.append(method.Process(target=_process, args=arguments, daemon=True))
         processes[-1].start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)  # on a busy machine
         assert not process.is_alive(), "a process hangs"
     files = [folder / f"{rank}.json" for rank in range(world_size)]
     results = [json.loads(file.read_text()) if file.exists() else {} for file in files]
@@ -339,7 +293,7 @@ def _process(
 ) -> None:
     os.environ.update(variables)
     torch.set_num_threads(1)
-    settings = ParallelSettings(expert_parallel=expert_parallel, timeout_s=30)
+    settings = ParallelSettings(expert_parallel=expert_parallel, timeout_s=120)
     try:
         with ParallelContext.from_environment(settings) as context:
             result = {name: SCENARIOS[name](context, folder) for name in names}

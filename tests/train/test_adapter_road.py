@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from mixtral import LLM, SamplingParams
+from mixtral.checkpoint import write_checkpoint
+from mixtral.checkpoint.base_weights import base_digest
 from mixtral.checkpoint.merge import merge_adapter
+from mixtral.checkpoint.peft import read_adapter
 from mixtral.checkpoint.quantize import quantize_checkpoint
 from mixtral.model import TokenBatch
 from mixtral.quantization import find_recipe
 from mixtral.train import Trainer, TrainRecipe
 from mixtral.train.lora_settings import LoraSettings
+from tests.models_for_tests import tiny_model
 
 PROMPT = "Which colour has the grass?"
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
@@ -22,6 +26,12 @@ GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Median over tokens; a token near a tie of experts may take the other one."""
     return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
+
+
+def pack(source: Path, folder: Path) -> Path:
+    """Write a checkpoint in the low-bit format that the new folder is called by."""
+    quantize_checkpoint(source, folder, find_recipe(folder.name))
+    return folder
 
 
 @pytest.fixture
@@ -58,10 +68,74 @@ def test_logits_agree_at_each_step_of_the_road(
     ]
     assert answers[0] == answers[1]
 
-    quantize_checkpoint(tmp_path / "merged", tmp_path / "packed", find_recipe("int8"))
-    packed = LLM(str(tmp_path / "packed"), max_model_len=128)
-    assert relative_error(packed.logits(ids), as_trained) < 0.05
+    for name, tolerance in (("int8", 0.05), ("int4", 0.3)):
+        packed = LLM(str(pack(tmp_path / "merged", tmp_path / "packed" / name)), max_model_len=128)
+        assert relative_error(packed.logits(ids), as_trained) < tolerance
+        base = pack(start, tmp_path / "base" / name)
+        beside = LLM(str(base), adapters={"mine": adapter}, max_model_len=128)
+        assert relative_error(beside.logits(ids, adapter="mine"), as_trained) < tolerance
 
-    quantize_checkpoint(start, tmp_path / "base", find_recipe("int8"))
-    beside = LLM(str(tmp_path / "base"), adapters={"mine": adapter}, max_model_len=128)
-    assert relative_error(beside.logits(ids, adapter="mine"), as_trained) < 0.05
+
+def write_tiny(folder: Path, seed: int) -> Path:
+    model = tiny_model(seed, vocab_size=32768)
+    write_checkpoint(folder, model.config, model.named_parameters(), layout="hf")
+    return folder
+
+
+def train(**values: Any) -> Trainer:
+    trainer = Trainer(TrainRecipe(**values), "sft")
+    list(trainer.run())
+    return trainer
+
+
+def serve(model: Path, adapter: Path) -> None:
+    LLM(str(model), device="cpu", adapters={"mine": adapter}, max_model_len=64)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the lines about adapters and their bases."""
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if "was trained on" in line]
+
+
+def test_trained_adapter_is_silent_on_copies_of_its_base_and_warns_once_on_another_model(
+    values: dict[str, Any],
+    conversations: Path,
+    start: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values |= {"train_records": str(conversations), "max_steps": 1}
+    adapter = train(**values, lora=LoraSettings(rank=2, targets=("attention", "router"))).result
+    for base in (start, tmp_path / "int8", tmp_path / "int4"):
+        if base != start:
+            quantize_checkpoint(start, base, find_recipe(base.name))
+        serve(base, adapter)
+    assert not warnings_of(caplog)
+
+    other = write_tiny(tmp_path / "other", seed=1)
+    serve(other, adapter)
+    (line,) = warnings_of(caplog)
+    assert all(str(named) in line for named in (adapter, start, other))
+    assert "\n" not in line
+
+
+def test_training_that_goes_on_from_an_adapter_of_other_weights_warns_once_and_takes_the_new_base(
+    values: dict[str, Any],
+    conversations: Path,
+    start: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values |= {"train_records": str(conversations), "max_steps": 1}
+    lora = LoraSettings(rank=2, targets=("attention",))
+    first = train(**values, lora=lora).result
+    values |= {"init_adapter": str(first)}
+    train(**(values | {"output": str(tmp_path / "same")}))
+    assert not warnings_of(caplog)
+
+    other = write_tiny(tmp_path / "other", seed=1)
+    changed = train(**(values | {"output": str(tmp_path / "changed"), "init_from": str(other)}))
+    (line,) = warnings_of(caplog)
+    assert all(str(named) in line for named in (first, start, other))
+    assert read_adapter(changed.result, changed.config).base_digest == base_digest(other)

@@ -1,7 +1,6 @@
 """Several processes train as one does: same losses, norms and weights, and states that fit all."""
 
 import re
-import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mixtral.errors import CheckpointError, ConfigError
 from mixtral.train.parallel import ParallelContext
@@ -115,49 +113,6 @@ def test_adapter_of_several_processes_is_that_of_one(
             torch.testing.assert_close(
                 torch.tensor(rows), torch.tensor(expected[name]), atol=1e-4, rtol=1e-3
             )
-
-
-@pytest.fixture(scope="module")
-def runs(alone: ParallelContext, folder: Path) -> dict[str, Any]:
-    data = folder / "runs"
-    scenarios.write_runs(data)
-    return {
-        "one": scenarios.trainer(alone, data / "alone"),
-        "two": run_processes(["trainer"], data / "two"),
-    }
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "dpo"])
-def test_trainer_of_two_processes_has_the_losses_of_one(runs: dict[str, Any], stage: str) -> None:
-    for result in runs["two"]:
-        assert result["trainer"][stage] == pytest.approx(runs["one"][stage], rel=1e-3)
-    # Only the first process writes a log, of what all of them counted.
-    entropy = runs["two"][0]["trainer"][f"{stage} entropy"]
-    assert entropy == pytest.approx(runs["one"][f"{stage} entropy"], rel=1e-3)
-    assert len(entropy) > 4
-
-
-def test_reference_scored_by_two_processes_is_that_of_one(
-    runs: dict[str, Any], folder: Path
-) -> None:
-    ours, theirs = (
-        sorted((folder / "runs" / name / "dpo" / "reference").iterdir())
-        for name in ("alone", "two")
-    )
-    assert [file.name for file in ours] == [file.name for file in theirs]
-    for one, two in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(load_file(two)["log_probs"], load_file(one)["log_probs"])
-
-
-def test_several_processes_do_not_begin_anew_where_one_has_begun(
-    runs: dict[str, Any], folder: Path
-) -> None:
-    data = folder / "runs"
-    shutil.copytree(data / "alone" / "pretrain", data / "one")
-    before = (data / "one" / "log.jsonl").read_text()
-    for result in run_processes(["going_on_from_one"], data / "going on"):
-        assert "holds the state of one process, and there are 2" in result["error"]
-    assert (data / "one" / "log.jsonl").read_text() == before
 
 
 def test_each_process_keeps_half_of_the_weights(several: Results) -> None:
@@ -353,6 +308,16 @@ def test_failure_of_one_process_to_publish_a_state_is_told_by_all(tmp_path: Path
     first, second = run_processes(["unpublished"], tmp_path / "run")
     assert re.fullmatch("CheckpointError: a state in .* cannot be written: .*", first["error"])
     assert "cannot be written: another process failed. Free some space" in second["error"]
+
+
+def test_processes_that_see_different_folders_are_told_of_a_shared_disk(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "machine "
+    for rank, result in enumerate(run_processes(["unshared"], tmp_path / "run")):
+        share = "Name an output on a disk that all machines share."
+        assert result["unshared"]["told"] == [
+            f"not every process sees {path}{rank} of process 0. {share}",
+            f"of {path}{rank}, process 0 sees the state of step 40 and process 1 no state. {share}",
+        ]
 
 
 def test_state_that_does_not_fit_on_the_disk_is_not_begun(

@@ -188,6 +188,7 @@ def test_nano_fits_a_laptop() -> None:
         ({"num_devices": 4, "expert_parallel": 3}, "it must divide the 4 devices"),
         ({"num_devices": 0}, "num_devices is 0"),
         ({"tflops": 0}, "tflops is 0"),
+        ({"reference_passes": -1}, "reference_passes is -1; it must be from 0"),
         ({"dtype": "float16"}, "dtype is 'float16'; it must be bfloat16 or float32"),
         ({"tokens_per_step": 10**400}, "must be a whole number from 1 to"),
     ],
@@ -317,24 +318,6 @@ def test_epochs_over_a_token_file_are_counted(tmp_path: Path) -> None:
     fewer = run(str(recipe), "--tokens-per-step", "20", "--json")
     assert json.loads(fewer)["assumed"]["num_steps"] == 13
     assert json.loads(run(str(recipe), "--steps", "3", "--json"))["assumed"]["num_steps"] == 3
-
-
-@pytest.mark.parametrize(
-    ("is_there", "why"), [(True, "are not counted here"), (False, "is not here yet")]
-)
-def test_steps_that_are_not_counted_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, why: str
-) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(train_plan, "note", notes.append)
-    if is_there:
-        (tmp_path / "t").touch()
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text('output = "o"\ntrain_records = "t"\nnum_epochs = 3\n')
-    assert json.loads(run(str(recipe), "--json"))["assumed"]["num_steps"] == 1000
-    assert len(notes) == 1
-    assert why in notes[0]
-    assert "that of 1,000 steps" in notes[0]
 
 
 @pytest.mark.parametrize("adapter", [0, 1000])

@@ -85,6 +85,8 @@ class WeightFile:
 
     path: Path
     tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a safetensors file says about itself."""
     _map: mmap.mmap | None = field(default=None, repr=False)
 
     def read(self, stored: StoredTensor) -> Tensor:
@@ -134,13 +136,16 @@ def open_weight_file(path: Path) -> WeightFile:
         size = path.stat().st_size
         if size == 0:
             raise CheckpointError(f"{path} is empty (0 bytes). {_DOWNLOAD_AGAIN}")
-        is_safetensors = path.suffix == ".safetensors"
-        found = _safetensors_tensors(path, size) if is_safetensors else _pickle_tensors(path, size)
+        metadata: dict[str, str] = {}
+        if path.suffix == ".safetensors":
+            found, metadata = _safetensors_tensors(path, size)
+        else:
+            found = _pickle_tensors(path, size)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. {_DOWNLOAD_AGAIN}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return WeightFile(path=path, tensors=found)
+    return WeightFile(path=path, tensors=found, metadata=metadata)
 
 
 def _map_file(path: Path) -> mmap.mmap:
@@ -158,8 +163,12 @@ def _map_file(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path} cannot be mapped into memory: {error}.") from error
 
 
-def _safetensors_tensors(path: Path, size: int) -> dict[str, StoredTensor]:
+def _safetensors_tensors(path: Path, size: int) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Return the tensors and the metadata."""
     entries, data_start = _safetensors_header(path, size)
+    metadata = entries.pop("__metadata__", None)
+    if not isinstance(metadata, dict):
+        metadata = {}
     found = {name: _safetensors_entry(path, name, entries[name], data_start) for name in entries}
     end, previous = data_start, ""
     for stored in sorted(found.values(), key=lambda stored: stored.offset):
@@ -174,7 +183,7 @@ def _safetensors_tensors(path: Path, size: int) -> dict[str, StoredTensor]:
                 f"{path} is cut: tensor {stored.name} ends at byte {end}, "
                 f"the file has {size}. {_DOWNLOAD_AGAIN}"
             )
-    return found
+    return found, {name: str(value) for name, value in metadata.items()}
 
 
 def _safetensors_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
@@ -200,7 +209,6 @@ def _safetensors_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{path} is not a safetensors file: {error}.") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is not a safetensors file: its header is no JSON object.")
-    header.pop("__metadata__", None)
     return header, 8 + length
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixtral.checkpoint.base_weights import warn_of_other_base
 from mixtral.checkpoint.containers import cast
 from mixtral.checkpoint.names import Layout
 from mixtral.checkpoint.peft import read_adapter
@@ -41,6 +42,8 @@ def merge_adapter(
 ) -> None:
     """Write the checkpoint of a model with an adapter merged into it, tokenizer files included.
 
+    An adapter that is known to be of other weights is merged all the same, with a warning.
+
     Args:
         base: A model folder of any layout, unquantised.
         adapter: A folder in PEFT's format.
@@ -61,6 +64,7 @@ def merge_adapter(
             f"--quantization {checkpoint.recipe.name}, or serve it unmerged."
         )
     found = read_adapter(adapter, checkpoint.config)
+    warn_of_other_base({adapter: found}, base, str(base))
     write_checkpoint(
         target,
         checkpoint.config,

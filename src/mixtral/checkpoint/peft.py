@@ -12,11 +12,15 @@ returns one pair of matrices per linear, whichever it was. ``write_adapter`` wri
 An adapter goes through either layout unchanged, but for one thing: PEFT keeps one scale for all
 experts of a layer in the fused layout, so where ours differ, B is multiplied by their ratio. Of
 dropout nothing is written: it belongs to training, and PEFT has none for fused experts.
+
+The digest of the base (``base_weights``) stands in the metadata of the tensors' file, which PEFT
+passes over; of a field that it does not know in adapter_config.json it would warn.
 """
 
 from pathlib import Path
 from typing import Literal, get_args
 
+from mixtral.checkpoint.base_weights import DIGEST_NAME
 from mixtral.checkpoint.containers import WeightFile, open_weight_file
 from mixtral.checkpoint.peft_config import CONFIG_FILE, PeftConfig
 from mixtral.checkpoint.peft_reader import read_matrices
@@ -50,8 +54,12 @@ def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
         UnsupportedError: It is something else than plain LoRA.
     """
     settings = PeftConfig.read(folder / CONFIG_FILE)
-    matrices = read_matrices(_open_weights(folder), settings, config)
-    return Adapter(matrices=matrices, base_model=settings.base_model)
+    file = _open_weights(folder)
+    return Adapter(
+        matrices=read_matrices(file, settings, config),
+        base_model=settings.base_model,
+        base_digest=file.metadata.get(DIGEST_NAME),
+    )
 
 
 def write_adapter(
@@ -77,8 +85,9 @@ def write_adapter(
         raise CheckpointError("the adapter adapts no linear; there is nothing to write.")
     adapter.check(config)
     stored = stored_matrices(adapter, config, is_fused=layout == "fused" and not config.is_dense)
+    metadata = {} if adapter.base_digest is None else {DIGEST_NAME: adapter.base_digest}
     with staged(folder) as staging:
-        write_tensors(staging / WEIGHTS_FILE, stored)
+        write_tensors(staging / WEIGHTS_FILE, stored, metadata)
         write_json(staging / CONFIG_FILE, describe(stored, config, adapter.base_model))
 
 

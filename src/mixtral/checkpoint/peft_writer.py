@@ -70,13 +70,18 @@ def describe(stored: StoredMatrices, config: ModelConfig, base_model: str | None
     return values
 
 
-def write_tensors(path: Path, stored: StoredMatrices) -> None:
+def write_tensors(path: Path, stored: StoredMatrices, metadata: Mapping[str, str]) -> None:
     """Write the matrices as one safetensors file, float32, and wait until it is on disk.
+
+    Args:
+        path: The file.
+        stored: What it shall hold.
+        metadata: What its header shall say besides.
 
     Raises:
         OSError: It cannot be written.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
     for name, tensor in _tensors(stored):
         end = begin + 4 * tensor.numel()

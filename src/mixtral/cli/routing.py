@@ -282,7 +282,7 @@ def _load(
     from mixtral.loading import load_model
     from mixtral.routing import RoutedModel
 
-    adapters = load_adapters({} if adapter is None else {"adapter": adapter}, source.config)
+    adapters = load_adapters({} if adapter is None else {"adapter": adapter}, source)
     with spinner(f"loading {source.name}"):
         model = load_model(source, dtype=dtype, quantization=quantization, device=device)
     parts = (source.name, dtype, quantization, adapter)

@@ -1,7 +1,7 @@
 """``mixtral train plan``: memory and time of a training run, worked out before it starts.
 
-From a recipe, from options, or from a recipe that options change. No weights are touched, and of
-the data only a token file, to count its steps. The arithmetic is in ``train/plan.py``.
+From a recipe, from options, or from a recipe that options change. No weights are touched; data
+are read to count their steps, unless that would take long. The arithmetic is in ``train/plan.py``.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mixtral.cli.train_plan_page import plan_as_json, print_plan
 from mixtral.config import ModelConfig, read_recipe_file
 from mixtral.errors import ConfigError, Error
 from mixtral.machine import available_memory_bytes
-from mixtral.model_source import find_model
+from mixtral.model_source import ModelSource, find_model
 
 if TYPE_CHECKING:
     from mixtral.train.lora_settings import LoraSettings
@@ -38,6 +38,8 @@ _PRESET_OF = {
     for size in ("8x7B", "8x22B")
     for kind in ("", "-Instruct")
 }
+MOST_COUNTED_BYTES = 20_000_000
+"""Records in larger files are not counted: a second of a core encodes about half a megabyte."""
 _PROBE_SIZE = 1024
 _PROBE_SECONDS = 0.3
 
@@ -186,7 +188,8 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
     if path is None and run.model is None:
         raise ConfigError("neither a recipe nor --model is given; plan needs one of them.")
     recipe = None if path is None else _read(path)
-    config = _config(recipe, run.model)
+    source = _source(recipe, run.model)
+    config = source.config
     values = {} if recipe is None else _recipe_fields(recipe)
     is_cpu = recipe is not None and recipe.device == "cpu"
     values |= machine.fields(config, is_cpu=is_cpu)
@@ -214,8 +217,8 @@ def _plan_input(path: Path | None, run: RunOptions, machine: MachineOptions) -> 
     except ConfigError as error:
         name, _, rest = str(error).partition(" ")
         raise ConfigError(f"{_OPTION_OF.get(name, name)} {rest}") from error
-    if recipe is not None and "num_steps" not in values:
-        given = dataclasses.replace(given, num_steps=_num_steps(recipe, given))
+    if recipe is not None:
+        return dataclasses.replace(given, **_measured(recipe, given, source, run.num_steps))
     return given
 
 
@@ -225,37 +228,77 @@ def _read(path: Path) -> "TrainRecipe":
     return read_recipe(path)
 
 
-def _num_steps(recipe: "TrainRecipe", given: "PlanInput") -> int:
-    """Return the steps of a recipe that counts epochs; where they take too long to count, say so.
+def _measured(
+    recipe: "TrainRecipe", given: "PlanInput", source: ModelSource, asked_steps: int | None
+) -> dict[str, Any]:
+    """Return what the data of a recipe say about its steps, as fields of ``PlanInput``.
 
     Raises:
-        ConfigError: The token file cannot be learned from.
+        ConfigError: The data cannot be learned from.
+        TokenizerError: There are records to count, and the model has no tokenizer.
     """
     path = Path(recipe.train_tokens or recipe.train_records)
-    if recipe.train_tokens and path.is_file():
-        from mixtral.train.data import TokenStream
+    max_steps = asked_steps or recipe.max_steps
+    if max_steps and recipe.train_tokens:
+        return {}
+    if not path.is_file():
+        why = "which is not here yet"
+    elif recipe.train_tokens:
+        return {"num_steps": recipe.num_steps(_steps_of_tokens(path, given))}
+    elif path.stat().st_size > MOST_COUNTED_BYTES:
+        why = f"which is larger than {MOST_COUNTED_BYTES / 1e6:g} MB and not counted"
+    else:
+        return _fields_of_records(recipe, given, source, max_steps)
+    if not max_steps:
+        note(
+            f"num_epochs = {recipe.num_epochs:g} is as many steps as {path} makes, {why}: the "
+            f"time is that of {given.num_steps:,} steps; say another number with --steps."
+        )
+    return {}
 
-        stream = TokenStream(
-            path,
+
+def _steps_of_tokens(path: Path, given: "PlanInput") -> int:
+    from mixtral.train.data import TokenStream
+
+    stream = TokenStream(
+        path,
+        tokens_per_step=given.tokens_per_step,
+        max_seq_len=given.max_seq_len,
+        vocab_size=2**16,  # all ids of the file: it is only counted here
+    )
+    return stream.num_steps
+
+
+def _fields_of_records(
+    recipe: "TrainRecipe", given: "PlanInput", source: ModelSource, max_steps: int
+) -> dict[str, Any]:
+    with spinner("counting"):
+        from mixtral.train.epoch import measure_epoch, stage_of_records
+
+        if max_steps and stage_of_records(Path(recipe.train_records)) != "dpo":
+            return {}
+        changed = dataclasses.replace(
+            recipe,
             tokens_per_step=given.tokens_per_step,
             max_seq_len=given.max_seq_len,
-            vocab_size=2**16,  # all ids of the file: it is only counted here
+            micro_batch_tokens=0,
         )
-        return recipe.num_steps(stream.num_steps)
-    why = "whose tokens are not counted here" if path.is_file() else "which is not here yet"
-    note(
-        f"num_epochs = {recipe.num_epochs:g} is as many steps as {path} makes, {why}: the time is "
-        f"that of {given.num_steps:,} steps; say another number with --steps."
-    )
-    return given.num_steps
+        epoch = measure_epoch(changed, source, micro_batch_tokens=given.micro_batch_tokens)
+    num_steps = max_steps or recipe.num_steps(epoch.num_steps)
+    return {
+        "num_steps": num_steps,
+        "tokens_per_step": epoch.tokens_per_step,
+        "reference_passes": epoch.reference_passes(num_steps),
+    }
 
 
-def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
+def _source(recipe: "TrainRecipe | None", model: str | None) -> ModelSource:
     if model is not None:
         return _geometry(model, allow_preset=True)
     assert recipe is not None
     if not recipe.init_from:
-        return recipe.first_config()
+        random = find_model(f"random:{recipe.model}")
+        return dataclasses.replace(random, config=recipe.first_config())
     try:
         return _geometry(recipe.init_from, allow_preset=False)
     except Error as error:
@@ -265,14 +308,14 @@ def _config(recipe: "TrainRecipe | None", model: str | None) -> ModelConfig:
         ) from error
 
 
-def _geometry(model: str, *, allow_preset: bool) -> ModelConfig:
+def _geometry(model: str, *, allow_preset: bool) -> ModelSource:
     try:
-        return find_model(model, allow_preset=allow_preset).config
+        return find_model(model, allow_preset=allow_preset)
     except Error:
         if model not in _PRESET_OF:
             raise
         note(f"the plan takes the published geometry of {model}, {_PRESET_OF[model]}.")
-        return ModelConfig.preset(_PRESET_OF[model])
+        return find_model(_PRESET_OF[model], allow_preset=True)
 
 
 def _packed_as(recipe: "TrainRecipe | None") -> str:

@@ -63,6 +63,8 @@ class Adapter:
     """Module path -> matrices, in the order of the model; linears without one are left alone."""
     base_model: str | None = None
     """What the model was called on which it was trained, a path or hub id; None: not known."""
+    base_digest: str | None = None
+    """Which weights that model had, see ``checkpoint/base_weights.py``; None: not known."""
 
     @property
     def num_parameters(self) -> int:

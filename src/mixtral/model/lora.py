@@ -134,12 +134,15 @@ def add_adapter(model: nn.Module, adapter: Adapter, *, dropout: float = 0.0) -> 
             linear.lora_b.copy_(matrices[name].b)
 
 
-def lora_adapter(model: nn.Module, base_model: str | None = None) -> Adapter:
+def lora_adapter(
+    model: nn.Module, base_model: str | None = None, base_digest: str | None = None
+) -> Adapter:
     """Return a copy of the adapter of a model, float32 on the CPU.
 
     Args:
         model: A model with ``LoraLinear`` modules; without any the adapter is empty.
         base_model: What the model is called without it, a path or hub id.
+        base_digest: Which weights it has without it, as ``Adapter`` says.
     """
     found = {
         name: LoraMatrices(
@@ -149,7 +152,7 @@ def lora_adapter(model: nn.Module, base_model: str | None = None) -> Adapter:
         )
         for name, linear in _adapted(model)
     }
-    return Adapter(matrices=found, base_model=base_model)
+    return Adapter(matrices=found, base_model=base_model, base_digest=base_digest)
 
 
 def remove_lora(model: nn.Module) -> None:

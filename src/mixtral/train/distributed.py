@@ -119,20 +119,17 @@ class DistributedContext(ParallelContext):
     def shard(self, model: Transformer, dtype: torch.dtype) -> None:
         """Split the weights of a model over the processes, in place."""
         self._is_trained = {name: p.requires_grad for name, p in model.named_parameters()}
-        # Inputs keep their dtype: the rotary tables must stay float32.
-        policy = MixedPrecisionPolicy(
-            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
+        policy = _policy(dtype)
         for module in model.model.layers:
             layer = cast(DecoderLayer, module)
             if self._expert_mesh is not None:
-                self._split_experts(layer, policy)
-            _widen(layer)
+                self._split_experts(layer, dtype)
+            _widen(layer, dtype)
             fully_shard(layer, mesh=self._data_mesh, mp_policy=policy)
         embedding = model.model.embed_tokens
         if not embedding.weight.requires_grad:
             embedding.register_forward_hook(_with_gradient)
-        _widen(model)
+        _widen(model, dtype)
         fully_shard(model, mesh=self._data_mesh, mp_policy=policy)
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -142,7 +139,7 @@ class DistributedContext(ParallelContext):
         # An expert may be idle in one process and busy in another.
         cast(FSDPModule, model).set_reduce_scatter_unused_params(True)
 
-    def _split_experts(self, layer: DecoderLayer, policy: MixedPrecisionPolicy) -> None:
+    def _split_experts(self, layer: DecoderLayer, dtype: torch.dtype) -> None:
         assert self._expert_mesh is not None
         moe = layer.block_sparse_moe
         group = self._expert_mesh.get_group("expert")
@@ -152,8 +149,8 @@ class DistributedContext(ParallelContext):
         )
         split = ExpertParallelMoe(moe, group)
         layer.block_sparse_moe = split
-        _widen(split.experts)
-        fully_shard(split.experts, mesh=self._expert_mesh["shard"], mp_policy=policy)
+        _widen(split.experts, dtype)
+        fully_shard(split.experts, mesh=self._expert_mesh["shard"], mp_policy=_policy(dtype))
 
     def reshard(self, model: Transformer) -> None:
         """Let go of weights that a pass without gradients has left gathered."""
@@ -200,11 +197,24 @@ class DistributedContext(ParallelContext):
         dist.barrier()
 
 
-def _widen(module: nn.Module) -> None:
-    """Turn trainable parameters that are not split yet into float32, in place."""
-    for parameter in module.parameters():
+def _policy(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    # Inputs keep their dtype: the rotary tables must stay float32.
+    return MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+
+
+def _widen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Turn trainable parameters that are not split yet into float32, in place.
+
+    Weights of the base are rounded to ``dtype`` first, as they are where one process trains them:
+    a memory map has them as they are stored. Frozen ones FSDP converts as it gathers them.
+    """
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad and not isinstance(parameter, DTensor):
-            parameter.data = parameter.data.float()
+            is_adapter = name.endswith((".lora_a", ".lora_b"))
+            values = parameter.data if is_adapter else parameter.data.to(dtype)
+            parameter.data = values.float()
 
 
 def _with_gradient(module: nn.Module, args: Any, states: Tensor) -> Tensor:

@@ -114,6 +114,11 @@ class PairSet:
         """Return N."""
         return len(self._ends) // 2
 
+    @property
+    def total_tokens(self) -> int:
+        """Return the tokens that run for all pairs."""
+        return int(self._ends[-1])
+
     def num_tokens(self, pair: int) -> int:
         """Return the tokens that run for a pair: both sequences without their last tokens."""
         return int(self._ends[2 * pair + 2] - self._ends[2 * pair])

@@ -14,6 +14,8 @@ from mixtral.checkpoint import (
     quantized_tensors,
     verify_checkpoint,
 )
+from mixtral.checkpoint.base_weights import base_digest, warn_of_other_base
+from mixtral.checkpoint.names import EMBEDDING, HEAD
 from mixtral.checkpoint.peft import read_adapter
 from mixtral.errors import ConfigError, TokenizerError
 from mixtral.loading import find_or_download, refuse_if_too_large, torch_device
@@ -33,11 +35,15 @@ class FirstModel:
     """A model and where it comes from."""
 
     model: Transformer
-    """Weights in the precision of forward and backward; those that learn require gradients."""
+    """Weights in the precision of forward and backward, except where ``make_model`` was told that
+    they will be split; those that learn require gradients."""
     source: ModelSource
     """Its files, or the preset whose geometry it has."""
     is_adapted: bool
     """Whether only an adapter learns."""
+    base_digest: str | None
+    """Which weights the adapter is put on, see ``checkpoint/base_weights.py``; None: random ones,
+    or there is no adapter."""
 
 
 def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
@@ -46,7 +52,8 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
     Args:
         recipe: Model, adapter and precision.
         is_split: Whether several processes will share it; then it stays on the CPU until each
-            takes its part.
+            takes its part, and weights of a checkpoint stay in the memory map of their file, in
+            the type in which they are stored. Only ``model.dtype`` is that of the computation.
 
     Raises:
         ConfigError: The recipe names no such model, or asks of it what it cannot do.
@@ -68,9 +75,11 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
                 "(relative to that of the recipe) or a hub id."
             )
         source = find_or_download(recipe.init_from)
-        model = _load(source, recipe, device=device, dtype=dtype, is_frozen=is_adapted)
+        model = _load(
+            source, recipe, device=device, dtype=dtype, is_frozen=is_adapted, is_split=is_split
+        )
     if is_adapted:
-        _adapt(model, recipe)
+        _adapt(model, recipe, source)
     else:
         model.requires_grad_(True)
     if model.config.is_dense and (recipe.freeze_router or recipe.router_jitter):
@@ -83,7 +92,8 @@ def make_model(recipe: TrainRecipe, *, is_split: bool = False) -> FirstModel:
             "freeze_router is true, and the adapter adapts routers alone, so nothing is left to "
             "learn; leave freeze_router out, or adapt more."
         )
-    return FirstModel(model=model, source=source, is_adapted=is_adapted)
+    digest = base_digest(source.folder) if is_adapted and source.folder is not None else None
+    return FirstModel(model=model, source=source, is_adapted=is_adapted, base_digest=digest)
 
 
 def _random_model(source: ModelSource, recipe: TrainRecipe) -> Transformer:
@@ -114,6 +124,7 @@ def _load(
     device: torch.device,
     dtype: torch.dtype,
     is_frozen: bool,
+    is_split: bool,
 ) -> Transformer:
     if source.folder is None:
         raise ConfigError(
@@ -140,8 +151,13 @@ def _load(
         refuse_if_too_large(checkpoint.config, wanted.name, device)
         packed = quantized_tensors(checkpoint.tensors(keep=False), checkpoint.config, wanted)
         return low_bit_transformer(packed_config(checkpoint.config), packed, dtype, device)
-    refuse_if_too_large(checkpoint.config, str(dtype).removeprefix("torch."), device)
-    tensors = _float_tensors(checkpoint, dtype, is_frozen=is_frozen)
+    # Split over GPUs, a layer at a time is in this memory; over a CPU, all of it is, in parts.
+    if not is_split or torch_device(recipe.device).type == "cpu":
+        refuse_if_too_large(checkpoint.config, str(dtype).removeprefix("torch."), device)
+    if is_split:
+        tensors = _mapped_tensors(checkpoint, dtype)
+    else:
+        tensors = _float_tensors(checkpoint, dtype, is_frozen=is_frozen)
     return Transformer.from_tensors(checkpoint.config, tensors, device)
 
 
@@ -153,9 +169,22 @@ def _float_tensors(
         yield name, tensor if is_frozen else tensor.clone()
 
 
-def _adapt(model: Transformer, recipe: TrainRecipe) -> None:
+def _mapped_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights as they lie in the files: processes of one machine share the pages of a map.
+
+    ``ParallelContext.shard`` copies its part of each and converts it. The head comes converted,
+    because its type is that of the model.
+    """
+    head = EMBEDDING if checkpoint.config.tie_word_embeddings else HEAD
+    for name, tensor in checkpoint.tensors():
+        yield name, tensor.to(dtype) if name == head else tensor
+
+
+def _adapt(model: Transformer, recipe: TrainRecipe, source: ModelSource) -> None:
     if recipe.init_adapter:
-        add_adapter(model, read_adapter(Path(recipe.init_adapter), model.config))
+        adapter = read_adapter(Path(recipe.init_adapter), model.config)
+        warn_of_other_base({recipe.init_adapter: adapter}, source.folder, source.name)
+        add_adapter(model, adapter)
         return
     assert recipe.lora is not None
     specs = recipe.lora.specs(model.config)

@@ -77,7 +77,7 @@ def make_objective(
     tokenizer = find_tokenizer(first.source)
     if stage == "dpo":
         return _preference_objective(recipe, first, tokenizer, micro, context, on_progress)
-    return _example_objective(recipe, stage, first.model.config, tokenizer, micro)
+    return example_objective(recipe, stage, first.model.config, tokenizer, micro)
 
 
 def _micro_batch_tokens(recipe: TrainRecipe, world_size: int) -> int:
@@ -129,9 +129,15 @@ def _token_objective(
     return NextToken(train, valid, eval_steps=recipe.eval_steps, sampled_words=recipe.sampled_words)
 
 
-def _example_objective(
+def example_objective(
     recipe: TrainRecipe, stage: Stage, config: ModelConfig, tokenizer: Tokenizer, micro: int
-) -> Objective:
+) -> NextToken:
+    """Open records of texts or conversations and pack them.
+
+    Raises:
+        ConfigError: Records are bad, or do not fill the steps.
+    """
+
     def read(name: str) -> ExampleSet:
         return read_examples(Path(name), recipe, stage, tokenizer, vocab_size=config.vocab_size)
 
@@ -208,7 +214,7 @@ def _preference_objective(
     context: ParallelContext,
     on_progress: Progress | None,
 ) -> Objective:
-    train, valid = _read_pairs(recipe, tokenizer, first.model.config.vocab_size, micro)
+    train, valid = read_pairs(recipe, tokenizer, first.model.config.vocab_size, micro)
     scorer, make_reference = base_scorer(recipe, first), None
     if scorer is None:
         make_reference = reference_maker(
@@ -230,9 +236,15 @@ def _preference_objective(
     )
 
 
-def _read_pairs(
+def read_pairs(
     recipe: TrainRecipe, tokenizer: Tokenizer, vocab_size: int, micro: int
 ) -> tuple[PairSet, PairSet | None]:
+    """Read and encode pairs to learn from, and those only to measure.
+
+    Raises:
+        ConfigError: Records are bad; the message names the first of them.
+    """
+
     def read(name: str) -> ExampleSet:
         reader = RecordReader([Path(name)], parse_preference)
         encode = partial(encode_preference, tokenizer=tokenizer)

@@ -161,7 +161,8 @@ class ParallelContext:
         never whole in memory. Every process must begin with the same weights.
 
         Args:
-            model: A model with ``requires_grad`` set as it will be trained.
+            model: A model with ``requires_grad`` set as it will be trained; its weights may be
+                stored in any float dtype.
             dtype: In which the gathered weights compute: bfloat16 or float32.
 
         Raises:

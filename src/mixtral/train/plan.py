@@ -20,7 +20,8 @@ experts that ``expert_parallel`` splits.
 Time is arithmetic operations over what a device does in practice: peak * MFU. A multiply-add is
 two operations, so a token costs 2 N forward and 4 N backward with N weights at work. Frozen
 weights have no gradient of their own, 2 N less; activation checkpointing runs the layers twice,
-2 N more (arXiv:2204.02311, appendix B). Attention adds 6 L H K per token and position it sees.
+2 N more (arXiv:2204.02311, appendix B); a reference that scores the token is another 2 N.
+Attention adds 6 L H K per token and position it sees.
 
 Worked example, full training of 8x7B on 8 devices: 46.7e9 weights take 4 (master) + 4 (gradient)
 + 8 (moments) bytes each, 747 GB, 93.4 GB per device: more than 80 GB before any activation.
@@ -74,6 +75,8 @@ class PlanInput:
     """Tokens of a sequence."""
     num_steps: int = 1000
     """Optimizer steps of the run."""
+    reference_passes: float = 0.0
+    """Forward passes of the reference of preference training for each token that is trained."""
     activation_checkpointing: bool = False
     """Whether layers are run again in the backward pass."""
     num_devices: int = 1
@@ -104,6 +107,10 @@ class PlanInput:
             "expert_parallel",
         ):
             require_int(name, getattr(self, name), low=1, high=_MOST)
+        if not 0 <= self.reference_passes <= _MOST:
+            raise ConfigError(
+                f"reference_passes is {self.reference_passes}; it must be from 0 to {_MOST}."
+            )
         if self.dtype not in ("bfloat16", "float32"):
             raise ConfigError(f"dtype is {self.dtype!r}; it must be bfloat16 or float32.")
         require_int("adapter_parameters", self.adapter_parameters, low=0)
@@ -263,7 +270,7 @@ def _layer_bytes_per_token(config: ModelConfig, width: int, *, is_adapted: bool)
 
 
 def flops_per_token(given: PlanInput) -> float:
-    """Return the operations for one token: forward, backward, and layers that run again."""
+    """Return the operations for one token: forward, backward, layers that run again, reference."""
     config = given.config
     head = config.vocab_size * config.hidden_size
     embedding = head if not config.tie_word_embeddings else 0
@@ -273,11 +280,13 @@ def flops_per_token(given: PlanInput) -> float:
     seen = min(given.max_seq_len, config.sliding_window or given.max_seq_len) / 2
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
     attention = 2 * 2 * width * seen
-    again = 2 * (matrices - head) + attention if given.activation_checkpointing else 0
+    more = given.reference_passes * (2 * matrices + attention)
+    if given.activation_checkpointing:
+        more += 2 * (matrices - head) + attention
     if not given.adapter_parameters:
-        return 6 * matrices + 3 * attention + again
+        return 6 * matrices + 3 * attention + more
     share = config.num_active_parameters / config.num_parameters
-    return 4 * matrices + 6 * share * given.adapter_parameters + 3 * attention + again
+    return 4 * matrices + 6 * share * given.adapter_parameters + 3 * attention + more
 
 
 def _base_bytes(given: PlanInput) -> int:

@@ -26,11 +26,12 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
-from mixtral.errors import CheckpointError
+from mixtral.errors import CheckpointError, ConfigError
 from mixtral.train.parallel import ParallelContext
 from mixtral.train.shards import as_shard, local_shard
 
 _VALUES = "values.json"
+_SHARE = "Name an output on a disk that all machines share."
 _FAILURES = (OSError, RuntimeError, ValueError, KeyError, CheckpointException)
 
 
@@ -68,6 +69,7 @@ class ShardedState:
 
         Raises:
             CheckpointError: The disk has no room, or the state before could not be written.
+            ConfigError: The processes do not see the same folder.
         """
         self.wait()
         self._require_room(tensors)
@@ -79,6 +81,7 @@ class ShardedState:
         except OSError as error:
             failure = error
         self._require_written(failure)
+        self._require_shared(new)
         try:
             self._pending = self._begin(new, dict(tensors))
         except _FAILURES as error:
@@ -122,8 +125,9 @@ class ShardedState:
 
         Raises:
             CheckpointError: The state is damaged, or belongs to another model.
+            ConfigError: The processes do not see the same folder.
         """
-        step = self.newest_step
+        step = self._common_step()
         if step is None:
             return None
         folder = self.path / str(step)
@@ -139,6 +143,35 @@ class ShardedState:
             ) from error
         assert isinstance(values, dict)
         return values
+
+    def _common_step(self) -> int | None:
+        """Return the newest step, which must be the same for all.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        if self._context.world_size == 1:
+            return self.newest_step
+        steps: list[int | None] = [None] * self._context.world_size
+        dist.all_gather_object(steps, self.newest_step)
+        for rank, step in enumerate(steps):
+            if step != steps[0]:
+                raise ConfigError(
+                    f"of {self.path}, process 0 sees {_told(steps[0])} and process {rank} "
+                    f"{_told(step)}. {_SHARE}"
+                )
+        return steps[0]
+
+    def _require_shared(self, new: Path) -> None:
+        """Make sure that the folder of process 0 is the one that all others would write into.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        # To make it asks the server of a shared disk, where to look might find an old answer.
+        is_apart = not self._context.is_main and _can_make(new)
+        if self._context.any_true(is_apart):
+            raise ConfigError(f"not every process sees {self.path} of process 0. {_SHARE}")
 
     def _publish(self, new: Path, step: int) -> None:
         """Put a whole state in its place; runs on the thread that wrote it."""
@@ -250,6 +283,20 @@ def _make_folder(new: Path, values: Mapping[str, Any]) -> None:
         json.dump(dict(values), file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _can_make(folder: Path) -> bool:
+    """Whether a folder was not there; it is not there afterwards either."""
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError:  # it is there; or nothing can be made here, as its writer will tell
+        return False
+    return True
+
+
+def _told(step: int | None) -> str:
+    return "no state" if step is None else f"the state of step {step}"
 
 
 def _reason(error: BaseException) -> str:

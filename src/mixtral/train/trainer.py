@@ -95,7 +95,11 @@ class Trainer:
         # Names, scales and frozen matrices; of a split model the matrices would be shards.
         self._adapter = None
         if self._first.is_adapted:
-            self._adapter = lora_adapter(self.model, base_model=self._first.source.name)
+            self._adapter = lora_adapter(
+                self.model,
+                base_model=self._first.source.name,
+                base_digest=self._first.base_digest,
+            )
         self._dtype = self.model.dtype  # of the computation; a split model is kept in float32
         self.context.shard(self.model, self._dtype)
         with told_of_micro_batches(micros):
@@ -131,6 +135,7 @@ class Trainer:
 
         Raises:
             CheckpointError: A state or the model cannot be written.
+            ConfigError: Several processes do not share the output's folder.
             UnsupportedError: A step does not fit into memory.
         """
         log = TrainLog(
