@@ -139,3 +139,10 @@ def test_merge_into_another_model_than_the_adapter_s_warns_in_one_line(
                 f"warning: the adapter in {adapter} was trained on nano"
             )
             assert str(tiny) in result.stderr
+
+
+def test_folder_that_is_not_there_is_named_as_that(run: Run, tiny: Path, tmp_path: Path) -> None:
+    result = run("adapter", "merge", tiny, tmp_path / "soon", tmp_path / "merged")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert f"{tmp_path / 'soon'} does not exist; a LoRA adapter is a folder" in result.stderr

@@ -81,8 +81,9 @@ class PeftConfig:
             UnsupportedError: It asks for something else than plain LoRA.
         """
         if not path.is_file():
+            what = f"has no {path.name}" if path.parent.is_dir() else "does not exist"
             raise CheckpointError(
-                f"{path.parent} has no {path.name}; a LoRA adapter is a folder that PEFT or "
+                f"{path.parent} {what}; a LoRA adapter is a folder that PEFT or "
                 "mixtral train wrote."
             )
         values = load_json(path)
